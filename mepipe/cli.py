@@ -1,0 +1,303 @@
+"""The command line: it names, parses and prints. Every command is a few lines over a function that a
+script can call; nothing is decided here, and nothing heavy is imported before a command runs.
+
+Results that scripts read go to stdout or files, progress and logs to stderr.
+Exit codes: 0 done, 1 the data or the work failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mepipe import __version__, progress
+from mepipe.errors import MepipeError, one_line
+from mepipe.settings import FlowConfig, PrepareConfig, TrainConfig
+from mepipe.workspace import Workspace
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def options_of(config: type, *leave_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: one click option for every field of the dataclass ``config``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for f in reversed(dataclasses.fields(config)):
+            if f.name not in leave_out:
+                command = _option(f)(command)
+        return command
+
+    return decorate
+
+
+def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    flag = "--" + f.name.strip("_").replace("_", "-")
+    meta, kind = f.metadata, str(f.type).removesuffix(" | None")
+    settings: dict[str, Any] = {"help": meta["help"], "default": f.default, "show_default": f.default not in (None, ())}
+    if kind == "bool":
+        flag += f"/--no-{flag[2:]}" if f.default else ""
+        return click.option(flag, f.name, is_flag=True, **settings)
+    if kind.startswith("tuple"):
+        return click.option(flag, f.name, multiple=True, metavar=meta["metavar"], **settings)
+    if meta["choices"]:
+        return click.option(flag, f.name, type=click.Choice(meta["choices"]), **settings)
+    types = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
+    return click.option(flag, f.name, type=types[kind], metavar=meta["metavar"], **settings)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("-w", "--workspace", type=FOLDER, help="Where results go; default $MEPIPE_WORKSPACE, else ./mepipe-work.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@click.version_option(__version__)
+@click.pass_context
+def cli(ctx: click.Context, workspace: Path | None, debug: bool, no_progress: bool) -> None:
+    """From raw micro-expression corpora to aligned faces, TV-L1 flow, and honestly evaluated models.
+
+    \b
+    The main job:
+      mepipe prepare casme2 ./raw     detect, align, crop; find missing apex frames
+      mepipe flow                     TV-L1 from onset to apex, into HDF5 shards
+      mepipe train --protocol loso    train and evaluate MERba, leave one subject out
+    No corpus at hand: mepipe demo
+    """
+    ctx.obj = Workspace(workspace or os.environ.get("MEPIPE_WORKSPACE") or "mepipe-work")
+    ctx.meta["debug"] = debug
+    if no_progress:
+        progress.switch_off()
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def datasets(as_json: bool) -> None:
+    """List the corpora known: expected counts, layout, where to apply."""
+    from mepipe.datasets.listing import known_corpora, listing
+
+    click.echo(json.dumps(known_corpora(), indent=2) if as_json else listing())
+
+
+@cli.command()
+@click.argument("corpus")
+@click.argument("folder", type=FOLDER)
+@click.option("--subjects", type=click.IntRange(1), help="Number of subjects; default: the corpus's own.")
+@click.option("--clips", type=click.IntRange(1), help="Clips per subject; default: the corpus's own.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+def synth(corpus: str, folder: Path, subjects: int | None, clips: int | None, seed: int) -> None:
+    """Make up a corpus in CORPUS's real layout in FOLDER, with known motion (truth.csv)."""
+    from mepipe.synth import make_corpus
+
+    with progress.bar("synth", "clip") as tick:
+        made = make_corpus(corpus, folder, subjects=subjects, clips=clips, seed=seed, progress=tick)
+    click.echo(f"{made}")
+
+
+@cli.command()
+@click.argument("corpus")
+@click.argument("raw", type=FOLDER)
+@options_of(PrepareConfig)
+@click.pass_obj
+def prepare(ws: Workspace, corpus: str, raw: Path, **options: Any) -> None:
+    """Detect, align and crop the faces of CORPUS in RAW, and find missing apex frames."""
+    from mepipe.datasets import get_corpus
+    from mepipe.prepare import prepare_corpus, summary_lines
+
+    config = PrepareConfig(**options)
+    with progress.bar(f"prepare {corpus}", "clip") as tick:
+        summary = prepare_corpus(ws, get_corpus(corpus), raw, config, tick)
+    click.echo("\n".join(summary_lines(summary)))
+    if config.strict and summary.counts["refused"]:
+        raise MepipeError(f"{summary.counts['refused']} clips were refused (--strict)", do="see the reasons above")
+
+
+@cli.command()
+@click.argument("corpora", nargs=-1)
+@options_of(FlowConfig)
+@click.pass_obj
+def flow(ws: Workspace, corpora: tuple[str, ...], **options: Any) -> None:
+    """Compute TV-L1 flow from onset to apex of all that is prepared, or of CORPORA, into HDF5 shards."""
+    from mepipe.flow.run import flow_corpora, summary_lines
+
+    with progress.bar("flow", "pair") as tick:
+        summary = flow_corpora(ws, corpora, FlowConfig(**options), tick, progress.say)
+    click.echo("\n".join(summary_lines(summary)))
+
+
+@cli.command()
+@options_of(TrainConfig, "options")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Model option, e.g. mixer_sharing=full.")
+@click.pass_obj
+def train(ws: Workspace, **options: Any) -> None:
+    """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
+    from mepipe_model.train import train_run
+
+    with progress.bar("train", "epoch") as tick:
+        outcome = train_run(ws, TrainConfig(**options), tick, progress.say)
+    click.echo("\n".join(outcome.lines()))
+    if not options["dry_run"]:
+        from mepipe.report import report_run
+
+        click.echo(f"  page        {report_run(ws, outcome.folder)}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def evaluate(ws: Workspace, runs: tuple[str, ...], as_json: bool) -> None:
+    """Pool and score RUNS: run names, run folders, or predictions.csv files."""
+    from mepipe_model.evaluate import evaluate_runs, lines
+
+    scores = evaluate_runs(ws, runs)
+    click.echo(json.dumps(scores, indent=2) if as_json else "\n".join(lines(scores)))
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--onset", type=click.IntRange(0), help="Onset frame number; default: the first frame.")
+@click.option("--apex", type=click.IntRange(0), help="Apex frame number; default: spotted.")
+@click.option("--offset", type=click.IntRange(0), help="Offset frame number; default: the last frame.")
+@click.option("--fold", metavar="ID", help="Use only this fold's weights; default: the mean of all folds.")
+@click.option("--landmarks", metavar="PATH", help="dlib shape predictor file.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Where to draw it (PNG).")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def predict(ws: Workspace, run: str, clip: Path, as_json: bool, **options: Any) -> None:
+    """Classify one clip, a folder of frames or a video, with the weights of RUN."""
+    from mepipe.predict import predict_clip
+
+    answer = predict_clip(ws, run, clip, **options)
+    click.echo(json.dumps(answer.as_dict(), indent=2) if as_json else "\n".join(answer.lines()))
+
+
+@cli.command()
+@click.argument("run")
+@click.pass_obj
+def report(ws: Workspace, run: str) -> None:
+    """Write the page of RUN (a run's name or folder)."""
+    from mepipe.report import report_run
+
+    click.echo(f"{report_run(ws, run)}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def models(as_json: bool) -> None:
+    """List the models: input, source, fidelity, published score."""
+    from mepipe_model.listing import known_models, listing
+
+    click.echo(json.dumps(known_models(), indent=2) if as_json else listing())
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def doctor(as_json: bool) -> None:
+    """Check this installation: what works, what is missing, what to install."""
+    from mepipe.doctor import diagnose
+
+    diagnosis = diagnose()
+    click.echo(json.dumps(diagnosis.as_dict(), indent=2) if as_json else "\n".join(diagnosis.lines()))
+    if not diagnosis.healthy:
+        raise MepipeError("the main job cannot run here", do="install what is marked 'must' above")
+
+
+@cli.command()
+@click.option("--out", type=FOLDER, default=Path("mepipe-demo"), show_default=True, help="Where everything goes.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+def demo(out: Path, seed: int) -> None:
+    """Do the whole job on a made-up corpus: synth, prepare, flow, train, report."""
+    from mepipe.demo import run_demo
+
+    click.echo("\n".join(run_demo(out, seed).lines()))
+
+
+@cli.group()
+def shards() -> None:
+    """List, verify or export flow shards."""
+
+
+@shards.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def shards_ls(ws: Workspace, as_json: bool) -> None:
+    """List the shards of the workspace."""
+    from mepipe.shardtools import describe, table
+
+    rows = describe(ws.flow)
+    click.echo(json.dumps(rows, indent=2) if as_json else table(rows))
+
+
+@shards.command("verify")
+@click.pass_obj
+def shards_verify(ws: Workspace) -> None:
+    """Check every sample's checksum, shape and values; exit 1 when one fails."""
+    from mepipe.shardtools import verify_folder
+
+    findings = verify_folder(ws.flow)
+    click.echo("\n".join(findings) if findings else "all samples are as they were written")
+    if findings:
+        raise MepipeError(f"{len(findings)} findings", do="run mepipe flow --force")
+
+
+@shards.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("corpora", nargs=-1)
+@click.pass_obj
+def shards_export(ws: Workspace, file: Path, corpora: tuple[str, ...]) -> None:
+    """Write all samples, or those of CORPORA, into one FILE.npz."""
+    from mepipe.shardtools import export_npz
+
+    click.echo(f"{export_npz(ws.flow, file, corpora)} samples -> {file}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point: run the command and turn every outcome into its exit code and its one line."""
+    args = sys.argv[1:] if args is None else args
+    debug = "--debug" in args
+    try:
+        code = cli.main(args, prog_name="mepipe", standalone_mode=False)
+        _flush()
+    except click.exceptions.Exit as e:
+        code = e.exit_code
+    except MepipeError as e:
+        code = _fail(str(e), e.exit_code, debug)
+    except click.ClickException as e:
+        code = _fail(_usage(e), 2, debug)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted; what is finished is kept, the same command goes on", 130, debug)
+    except BrokenPipeError:  # the reader of our stdout (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as e:  # the last line of defence: a bug of ours must not greet a user with a traceback
+        text = f"internal error, {type(e).__name__}: {e}; please report it with the output of --debug"
+        code = _fail(text, 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _usage(e: click.ClickException) -> str:
+    where = e.ctx.command_path if isinstance(e, click.UsageError) and e.ctx else "mepipe"
+    return f"{e.format_message()} (see {where} --help)"
+
+
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {one_line(text)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

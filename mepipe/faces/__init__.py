@@ -1,0 +1,1 @@
+"""Faces: where they are (detect), their landmarks, and the one transform per clip (align)."""

@@ -1,0 +1,175 @@
+"""Finding the face in one frame: one small protocol, several detectors behind a registry.
+
+Boxes are (x, y, width, height) in pixels of the image, float.  A detector returns every candidate;
+choosing among them is ``best_face``, the same for all.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mepipe.errors import DataError, UsageError
+from mepipe.registry import Registry
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A candidate: its box, the detector's score (its own scale), and how it was found."""
+
+    box: Box
+    score: float
+    how: str = ""
+
+
+class Detector(Protocol):
+    name: str
+
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+        """All faces of ``image`` (H, W, 3) BGR uint8; an empty list when there is none."""
+
+    def version(self) -> str:
+        """What must be equal for the same result: library version or file hash."""
+
+
+DETECTORS: Registry[type] = Registry("face detector")
+
+
+def get_detector(name: str, file: str | None = None) -> Detector:
+    """The detector ``name``. Raises UsageError when its library or file is missing."""
+    return DETECTORS.get(name)(file)
+
+
+@DETECTORS.register("dlib")
+class DlibHog:
+    """dlib's frontal HOG detector. It needs about 80 px of face; smaller or tight ones are found by
+    enlarging the image or repeating its border."""
+
+    name = "dlib"
+    PAD = 0.25  # of the shorter side: the supplied crops of CASME II and SMIC end at the chin
+
+    def __init__(self, file: str | None = None) -> None:
+        self._dlib = import_dlib()
+        self._detector = self._dlib.get_frontal_face_detector()
+
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+        """Candidates of the first attempt that finds any: as is, enlarged twice, border padded, both."""
+        pad = int(self.PAD * min(image.shape[:2]))
+        for upsample, padding in ((0, 0), (1, 0), (0, pad), (1, pad)):
+            faces = self._attempt(image, upsample, padding)
+            if faces:
+                return faces
+        return []
+
+    def _attempt(self, image: np.ndarray, upsample: int, pad: int) -> list[Face]:
+        import cv2
+
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if pad:
+            grey = cv2.copyMakeBorder(grey, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        found, scores, _ = self._detector.run(grey, upsample, 0.0)
+        how = ", ".join(t for t in ("enlarged" if upsample else "", "padded" if pad else "") if t)
+        return [
+            Face((r.left() - pad, r.top() - pad, r.width(), r.height()), float(s), how)
+            for r, s in zip(found, scores, strict=True)
+        ]
+
+    def version(self) -> str:
+        return f"dlib {self._dlib.__version__}"
+
+
+@DETECTORS.register("yunet")
+class YuNet:
+    """OpenCV's FaceDetectorYN with a model file of the user's (face_detection_yunet_2023mar.onnx)."""
+
+    name = "yunet"
+
+    def __init__(self, file: str | None = None) -> None:
+        import cv2
+
+        if not file or not Path(file).is_file():
+            raise UsageError(f"--detector yunet needs its model file, got {file}", do="pass --detector-file MODEL.onnx")
+        try:
+            self._net = cv2.FaceDetectorYN.create(file, "", (320, 320), 0.6)
+        except cv2.error as e:
+            raise DataError(f"{file} is no YuNet model that OpenCV {cv2.__version__} can load") from e
+        self._file = Path(file)
+
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+        self._net.setInputSize((image.shape[1], image.shape[0]))
+        _, found = self._net.detect(image)
+        return [] if found is None else [Face(tuple(map(float, f[:4])), float(f[14])) for f in found]
+
+    def version(self) -> str:
+        from mepipe.workspace import hash_file
+
+        return f"yunet {hash_file(self._file)[:16]}"
+
+
+@DETECTORS.register("given")
+class GivenBoxes:
+    """Boxes from a CSV with the columns subject, clip, x, y, width, height (say, from another tool)."""
+
+    name = "given"
+
+    def __init__(self, file: str | None = None) -> None:
+        if not file or not Path(file).is_file():
+            raise UsageError(f"--detector given needs a CSV of boxes, got {file}", do="pass --detector-file BOXES.csv")
+        self._file = Path(file)
+        with self._file.open(newline="", encoding="utf-8-sig") as f:
+            self._boxes = dict(self._row(n, r) for n, r in enumerate(csv.DictReader(f), start=2))
+
+    def _row(self, n: int, row: dict[str, Any]) -> tuple[tuple[str, str], Box]:
+        try:
+            box = (float(row["x"]), float(row["y"]), float(row["width"]), float(row["height"]))
+            key = (row["subject"].strip(), row["clip"].strip())
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            do = "columns: subject, clip, x, y, width, height"
+            raise DataError(f"{self._file} row {n} is not a box", do=do) from e
+        if not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
+            raise DataError(f"{self._file} row {n}: {box} is not a box", do="width and height must be positive")
+        return key, box
+
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+        box = self._boxes.get((subject, clip))
+        return [Face(box, 1.0, "given")] if box else []
+
+    def version(self) -> str:
+        from mepipe.workspace import hash_file
+
+        return f"given {hash_file(self._file)[:16]}"
+
+
+def import_dlib() -> Any:
+    """The dlib module (dlib or dlib-bin). Raises UsageError that says how to get it."""
+    try:
+        import dlib
+    except ImportError as e:
+        do = "pip install 'mepipe[dlib]' (prebuilt), or choose another --detector"
+        raise UsageError("face detection needs dlib, which is not installed", do=do) from e
+    return dlib
+
+
+def best_face(faces: list[Face], image: np.ndarray, expected_width: float | None = None) -> Face | None:
+    """The face of the clip among the candidates: the large, central one; None when there is none.
+
+    expected_width: the usual width in px of this subject's or corpus's boxes, when known; a candidate
+    far from it loses (a false face on the background is typically a third of the size).
+    """
+
+    def merit(face: Face) -> float:
+        x, y, w, h = face.box
+        height, width = image.shape[:2]
+        off = np.hypot((x + w / 2) / width - 0.5, (y + h / 2) / height - 0.5)
+        size = np.log(max(w, 1.0))
+        if expected_width:
+            size = -2 * abs(np.log(max(w, 1.0) / expected_width))
+        return size - off
+
+    return max(faces, key=merit, default=None)

@@ -1,0 +1,86 @@
+"""What an engine is: one way to compute the same TV-L1.
+
+An engine implements ``solve`` on padded images; padding, cropping, batching and the magnitude
+are done here once.  The agreement tests run over every engine that is registered.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from mepipe.flow.images import check_initial, check_pair, crop, pad_replicate, with_magnitude
+from mepipe.flow.params import TVL1Params
+from mepipe.workspace import versions
+
+_OPENCV_WHEELS = (  # the wheels that can own ``cv2``; the one with optflow first
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+    "opencv-python",
+    "opencv-python-headless",
+)
+
+
+class Engine(ABC):
+    """One way to compute TV-L1.  name: as registered; device: "cpu", "cuda:0", ...
+
+    batch: how many pairs it likes to be given at once; any number is accepted.
+    """
+
+    name: str
+    device: str = "cpu"
+    batch: int = 1
+
+    def flow(
+        self,
+        onset: np.ndarray,
+        apex: np.ndarray,
+        params: TVL1Params | None = None,
+        initial: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(B, H, W) pairs -> (B, 3, H, W) float32: u (px, right), v (px, down), magnitude (px).
+
+        ``onset(x) ~ apex(x + flow(x))``.  A pair's result does not depend on what else is in the batch.
+        initial: (B, 2 or 3, H, W) float32 to start from.  Raises UsageError or DataError for a wrong input.
+        """
+        params = params or TVL1Params()
+        shape = np.shape(onset)
+        onset, apex = check_pair(onset, apex)
+        start = None if initial is None else check_initial(initial, shape)
+        out = np.empty((len(onset), 3, *onset.shape[1:]), np.float32)
+        for first in range(0, len(onset), self.batch):
+            part = slice(first, first + self.batch)
+            out[part] = self._flow(onset[part], apex[part], params, None if start is None else start[part])
+        return out
+
+    def _flow(
+        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
+    ) -> np.ndarray:
+        pad = params.pad
+        start = None if initial is None else pad_replicate(initial, pad)
+        flow = self.solve(pad_replicate(onset, pad), pad_replicate(apex, pad), params.resolved(), start)
+        return with_magnitude(crop(flow, pad))
+
+    @abstractmethod
+    def solve(
+        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
+    ) -> np.ndarray:
+        """(B, H, W) uint8 or float32 in 0..1, already padded -> (B, 2, H, W) float32 u, v.
+
+        params: resolved; ``pad`` and ``fixed`` have been dealt with.  initial: (B, 2, H, W) float32 or None.
+        """
+
+    def versions(self) -> dict[str, str | None]:
+        """Versions a result depends on: mepipe, numpy, opencv, torch, and what the engine adds."""
+        found = versions("numpy", "torch", *_OPENCV_WHEELS)
+        wheels = [found.pop(wheel) for wheel in _OPENCV_WHEELS]
+        return {**found, "opencv": next((v for v in wheels if v), None)}
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on (fewer than the machine has, under Slurm or taskset)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,86 @@
+"""The engines by name, and which one is used when none is named.
+
+Nothing heavy is imported before an engine is asked for: the table holds how to make each one.
+A new engine needs one entry here; the agreement tests then cover it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from mepipe.errors import MepipeError, UsageError
+from mepipe.flow.engine import Engine
+from mepipe.registry import Registry
+
+EngineMaker = Callable[..., Engine]  # called with device= and the engine's own options
+ENGINES: Registry[EngineMaker] = Registry("flow engine")
+
+
+def _lazily(module: str, name: str) -> EngineMaker:
+    """A maker that imports ``module`` at the first call."""
+
+    def make(**options: Any) -> Engine:
+        return getattr(import_module(module), name)(**options)
+
+    return make
+
+
+ENGINES.register("opencv")(_lazily("mepipe.flow.opencv", "OpenCVEngine"))
+ENGINES.register("torch")(_lazily("mepipe.flow.torch_engine", "TorchEngine"))
+
+
+def get_engine(name: str, device: str | None = None, **options: Any) -> Engine:
+    """The engine called ``name`` on ``device`` ("cpu", "cuda", "cuda:1"; None is "cpu").
+
+    options: the engine's own, e.g. ``threads=`` of opencv and native.
+    Raises UsageError for an unknown name or a device the engine cannot use, MepipeError when
+    what it needs (a package, a GPU) is absent.
+    """
+    return ENGINES.get(name)(device=check_device(device), **options)
+
+
+def resolve_engine(name: str = "auto", device: str | None = None, **options: Any) -> tuple[Engine, str]:
+    """The engine to use and one line that says why.
+
+    "auto" takes torch on CUDA; on the CPU native when numba can be imported, else opencv.  Any other name
+    is taken as it is.  None for ``device`` is the CPU: a GPU is used only when asked for.
+    """
+    device = check_device(device)
+    if name != "auto":
+        return get_engine(name, device, **options), f"{name} on {device}: asked for"
+    chosen, why = _choose(device)
+    return get_engine(chosen, device, **options), f"{chosen} on {device}: {why}"
+
+
+def _choose(device: str) -> tuple[str, str]:
+    if device != "cpu":
+        return "torch", "the engine for GPUs"
+    if "native" in ENGINES and find_spec("numba") is not None:
+        return "native", "the fastest engine on the CPU"
+    return "opencv", "numba is not installed (pip install numba makes the CPU many times faster)"
+
+
+def check_device(device: str | None) -> str:
+    """``device`` if this machine has it; None is "cpu".  Imports torch only for something else than the CPU."""
+    if device is None or device == "cpu":
+        return "cpu"
+    kind, _, index = str(device).partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UsageError(f"no device is called {device!r}", do="valid: cpu, cuda, cuda:0, cuda:1, ...")
+    import torch
+
+    if not torch.cuda.is_available():
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+        raise MepipeError(f"{device} was asked for, but no CUDA GPU is usable{build}", do="use the CPU, or run doctor")
+    if index and int(index) >= torch.cuda.device_count():
+        raise MepipeError(f"{device} was asked for, but there are {torch.cuda.device_count()} GPUs")
+    return str(device)
+
+
+def cpu_only(name: str, device: str | None) -> None:
+    """Raise UsageError when ``device`` is not the CPU; for engines that run nowhere else."""
+    if device not in (None, "cpu"):
+        raise UsageError(f"engine {name} runs on the CPU, not on {device}", do="use engine torch for a GPU")

@@ -1,0 +1,130 @@
+"""The image operations of TV-L1 on batches (B, H, W) of float32, written for reading.
+
+Each follows the OpenCV function it is named after, border rules included, so that this is also
+the reference that faster kernels are tested against.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mepipe.flow.median import Exchange, median_program
+
+
+def resize(images: Tensor, size: tuple[int, int], scale: float | None = None) -> Tensor:
+    """cv2.resize, INTER_LINEAR: bilinear with half-pixel centres, clamped at the ends, no antialiasing.
+
+    scale: source pixels per target pixel in both directions.  OpenCV derives it from the sizes when it is
+    given a size (None here), but uses the given ratio when it is given one, whatever the sizes round to.
+    """
+    height, width = images.shape[-2:]
+    y0, y1, fy = _linear_taps(height, size[0], scale or height / size[0], images.device)
+    x0, x1, fx = _linear_taps(width, size[1], scale or width / size[1], images.device)
+    rows = images[..., x0] * (1 - fx) + images[..., x1] * fx
+    fy = fy[:, None]
+    return rows[..., y0, :] * (1 - fy) + rows[..., y1, :] * fy
+
+
+def _linear_taps(source: int, target: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(left index, right index, weight of the right one) for each target pixel; positions in float64."""
+    at = (torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5
+    at = at.clamp(0, source - 1)
+    left = at.floor().long()
+    right = (left + 1).clamp(max=source - 1)
+    return left.to(device), right.to(device), (at - left).float().to(device)
+
+
+def central_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(d/dx, d/dy): half the difference of the two neighbours, edges replicated."""
+    padded = F.pad(images[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    dx = 0.5 * (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2])
+    dy = 0.5 * (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1])
+    return dx, dy
+
+
+def forward_gradient(u: Tensor) -> tuple[Tensor, Tensor]:
+    """(d/dx, d/dy) by forward differences; 0 in the last column and row."""
+    dx, dy = torch.zeros_like(u), torch.zeros_like(u)
+    torch.sub(u[:, :, 1:], u[:, :, :-1], out=dx[:, :, :-1])
+    torch.sub(u[:, 1:, :], u[:, :-1, :], out=dy[:, :-1, :])
+    return dx, dy
+
+
+def divergence(px: Tensor, py: Tensor) -> Tensor:
+    """Backward differences with p = 0 left of and above the image; nothing special on the right and bottom."""
+    div = px + py
+    div[:, :, 1:] -= px[:, :, :-1]
+    div[:, 1:, :] -= py[:, :-1, :]
+    return div
+
+
+CUBIC = -0.75  # the A of OpenCV's INTER_CUBIC on the CPU (its CUDA texture code uses -0.5)
+MARGIN = 4  # zeros around the image: all taps of a position further out are 0, so positions are clamped to it
+
+
+def warp_cubic(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """cv2.remap(images, x + u, y + v, INTER_CUBIC) with its default border: taps outside count 0.
+
+    images: (B, C, H, W), sampled alike; u, v: (B, H, W) px.  Returns (B, C, H, W).  As in OpenCV >= 5 the
+    position is not quantised.
+    """
+    batch, channels, height, width = images.shape
+    x0, wx = _cubic_taps(u + torch.arange(width, dtype=u.dtype, device=u.device), width)
+    y0, wy = _cubic_taps(v + torch.arange(height, dtype=v.dtype, device=v.device)[:, None], height)
+    padded_width = width + 2 * MARGIN
+    pixels = F.pad(images, (MARGIN,) * 4).flatten(2)
+    first = ((y0 + (MARGIN - 1)) * padded_width + x0 + (MARGIN - 1)).flatten(1)[:, None].expand(-1, channels, -1)
+    out = torch.zeros_like(images)
+    for j in range(4):
+        row = torch.zeros_like(images)
+        for i in range(4):
+            taps = pixels.gather(2, first + (j * padded_width + i)).view(batch, channels, height, width)
+            row += wx[i][:, None] * taps
+        out += wy[j][:, None] * row
+    return out
+
+
+def _cubic_taps(at: Tensor, size: int) -> tuple[Tensor, list[Tensor]]:
+    """(index of the second of four taps, their weights) for positions ``at`` along an axis of ``size``."""
+    floor = at.floor()
+    t = at - floor
+    a = CUBIC
+    w0 = ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a
+    w1 = ((a + 2) * t - (a + 3)) * t * t + 1
+    w2 = ((a + 2) * (1 - t) - (a + 3)) * (1 - t) * (1 - t) + 1
+    index = floor.clamp(1 - MARGIN, size + MARGIN - 3).long()
+    return index, [w0, w1, w2, 1 - w0 - w1 - w2]
+
+
+def median(images: Tensor, k: int) -> Tensor:
+    """cv2.medianBlur on float32: median of k x k (3 or 5), edges replicated."""
+    height, width = images.shape[-2:]
+    columns, rest, wire = median_program(k)
+    r = k // 2
+    padded = F.pad(images[:, None], (r, r, r, r), mode="replicate")[:, 0]
+    rows = run_exchanges([padded[:, i : i + height] for i in range(k)], columns)
+    cells = [row[:, :, j : j + width] for row in rows for j in range(k)]
+    return run_exchanges(cells, rest)[wire]
+
+
+def run_exchanges(wires: list[Tensor], network: list[Exchange]) -> list[Tensor]:
+    """The wires after ``network``; results that it marks as unused are not computed."""
+    wires = list(wires)
+    for low, high, keep_low, keep_high in network:
+        a, b = wires[low], wires[high]
+        if keep_low:
+            wires[low] = torch.minimum(a, b)
+        if keep_high:
+            wires[high] = torch.maximum(a, b)
+    return wires
+
+
+def sum_per_image(values: Tensor) -> Tensor:
+    """(B, H, W) -> (B,) float64: rows in float32, then rows together in float64.
+
+    A plain float32 sum takes an order that depends on the batch size, and with it the iteration at which an
+    image stops; the order within a row does not, and float64 leaves nothing of the order of the rows.
+    """
+    return values.sum(dim=2).double().sum(dim=1)

@@ -1,0 +1,180 @@
+"""A clip's frames: a folder of images or a video file, always by frame number.
+
+Numbers    the last run of digits in the file name, whatever its padding: img46.jpg, 006_05562.jpg
+Order      by that integer, never by text
+Images     BGR uint8 (H, W, 3); a damaged file is an error, never a grey half
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mepipe.datasets.base import IMAGE_SUFFIXES
+from mepipe.errors import DataError
+
+# Read by OpenCV when it decodes the first image: a 60,000 x 60,000 PNG of a few kB must not take 10 GB.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 67 million; DFME's frames have 0.8
+MAX_BYTES = 256 << 20  # a single frame above this is no frame
+
+VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
+
+
+class Frames(Protocol):
+    """What a clip's frames can do, whether they lie in a folder or in a video."""
+
+    numbers: Sequence[int]
+
+    def read(self, number: int) -> np.ndarray:
+        """The frame as BGR uint8 (H, W, 3). Raises DataError."""
+
+    def signature(self, number: int) -> list[int | str]:
+        """What changes when the frame's content may have changed (name, size, time of change)."""
+
+
+class FrameFolder:
+    """The images of one folder by their frame number. Raises DataError when there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = _numbered(folder)
+        self.numbers: list[int] = sorted(self._names)
+        if not self.numbers:
+            raise DataError(f"{folder} holds no numbered image", do="check that the clip was unpacked completely")
+
+    def read(self, number: int) -> np.ndarray:
+        return read_image(self.folder / self._names[number])
+
+    def signature(self, number: int) -> list[int | str]:
+        name = self._names[number]
+        stat = (self.folder / name).stat()
+        return [name, stat.st_size, stat.st_mtime_ns]
+
+
+def _numbered(folder: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+    except OSError as e:
+        raise DataError(f"cannot read {folder}: {e.strerror}", do="check the path and its permissions") from e
+    for name in found:
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path objects for 70 frames a clip cost more than the scan
+        digits = re.findall(r"[0-9]+", stem)
+        if suffix.lower() in IMAGE_SUFFIXES and digits and len(digits[-1]) < 10:
+            names.setdefault(int(digits[-1]), name)  # two spellings of one number: the first by name
+    return names
+
+
+def nearest(numbers: Sequence[int], wanted: int) -> int:
+    """The number closest to ``wanted`` in the sorted, non-empty ``numbers``; the earlier of two."""
+    i = bisect.bisect_left(numbers, wanted)
+    around = numbers[max(i - 1, 0) : i + 1]
+    return min(around, key=lambda n: (abs(n - wanted), n))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image at ``path`` as BGR uint8 (H, W, 3).
+
+    Raises DataError when the file is absent, truncated or no image.  OpenCV itself pads a truncated
+    JPEG with grey and says so only on the console, hence the check for the end marker.
+    """
+    import cv2
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} has {path.stat().st_size >> 20} MB", do="that is no video frame; check it")
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}", do="check that the corpus is complete") from e
+    broken = damage(data)
+    if broken:
+        raise DataError(f"{path} {broken}", do="unpack or copy the clip again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as e:
+        raise DataError(f"{path} cannot be decoded ({_reason(e)})", do="unpack or copy the clip again") from e
+    if image is None:
+        raise DataError(f"{path} cannot be decoded", do="unpack or copy the clip again")
+    return image
+
+
+def _reason(e: Exception) -> str:
+    return "too many pixels" if "CV_IO_MAX_IMAGE" in str(e) or "pixels" in str(e) else "damaged"
+
+
+def damage(data: bytes) -> str:
+    """Why these bytes are no whole image, or ''. Knows JPEG, PNG and BMP; others are left to the decoder."""
+    if not data:
+        return "is empty"
+    if data[:2] == b"\xff\xd8":
+        # inside the scan 0xFF is always stuffed, so an end marker after the last start of scan is the real end
+        return "" if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "is a truncated JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "" if b"IEND" in data[-64:] else "is a truncated PNG"
+    if data[:2] == b"BM":
+        return "is a truncated BMP" if len(data) < int.from_bytes(data[2:6], "little") else ""
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return ""
+    return "is not an image (no JPEG, PNG, BMP or TIFF header)"
+
+
+class VideoFile:
+    """The frames of a video, numbered from 0. Decoded on demand; frames must be asked for in rising order
+    to be quick. Raises DataError for a file that OpenCV cannot open."""
+
+    def __init__(self, path: Path) -> None:
+        import cv2
+
+        self.path = path
+        self._capture = cv2.VideoCapture(str(path))
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture.isOpened() else 0
+        if count < 1:
+            raise DataError(f"{path} cannot be opened as a video", do="convert it to MP4 or AVI, or give frames")
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or 0.0
+        self.numbers: Sequence[int] = range(count)
+        self._next = 0
+        self._last: np.ndarray | None = None
+
+    def read(self, number: int) -> np.ndarray:
+        if number == self._next - 1 and self._last is not None:
+            return self._last
+        if number < self._next:
+            self._rewind()
+        while self._next <= number:
+            ok, image = self._capture.read()
+            if not ok:
+                raise DataError(f"{self.path}: frame {self._next} cannot be decoded", do="the file may be cut short")
+            self._last = image
+            self._next += 1
+        assert self._last is not None
+        return self._last
+
+    def _rewind(self) -> None:
+        import cv2
+
+        # seeking by frame is inexact in many containers; opening again is exact
+        self._capture.release()
+        self._capture = cv2.VideoCapture(str(self.path))
+        self._next, self._last = 0, None
+
+    def signature(self, number: int) -> list[int | str]:
+        stat = self.path.stat()
+        return [self.path.name, stat.st_size, stat.st_mtime_ns, number]
+
+
+def open_frames(path: Path) -> FrameFolder | VideoFile:
+    """Frames of ``path``: a folder of images or a video file. Raises DataError for anything else."""
+    if path.is_dir():
+        return FrameFolder(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return VideoFile(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist", do="give a folder of frames or a video file")
+    raise DataError(f"{path} is neither a folder of frames nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")

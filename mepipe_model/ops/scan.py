@@ -1,0 +1,130 @@
+"""The selective scan of Mamba (Gu and Dao 2023, algorithm 2) and the choice of its backend.
+
+For every sequence and channel e, with N states h, h_0 = 0 and delta = softplus(dt + dt_bias):
+
+    h_t[n] = exp(delta_t A[e,n]) h_{t-1}[n] + delta_t u_t B_t[n]
+    y_t    = sum_n C_t[n] h_t[n] + D[e] u_t
+
+Backends (all agree to 1e-4 in float32; docs/models.md has timings):
+    loop       plain torch and autograd; the reference, slow and hungry
+    recompute  own backward that rebuilds the states: the default wherever torch runs
+    numba      fused CPU kernels, opt-in; needs the package numba
+    mamba_ssm  the CUDA kernel of the package mamba-ssm; the default where it can be imported
+
+The recurrence is walked step by step in all of them.  Forms that divide by a cumulative decay
+(``exp(-cumsum)``) are faster to write and overflow already at 49 steps; none is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from mepipe.errors import UsageError
+from mepipe_model.ops.scan_loop import scan_loop
+from mepipe_model.ops.scan_recompute import scan_recompute
+
+SCAN_BACKENDS = ("auto", "loop", "recompute", "numba", "mamba_ssm")
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Scan S independent sequences of L steps and E channels with N states each.
+
+    u (S, L, E): input.  dt (S, L, E): step size before bias and softplus.  A (E, N): negative.
+    B, C (S, L, N).  D (E,): skip.  dt_bias (E,) or None.  Returns y (S, L, E) in u's dtype.
+    Computed in float32 (float64 when u is float64), under autocast too.
+    Raises UsageError when ``backend`` is unknown or cannot run on u's device.
+    """
+    name, _ = scan_backend(u.device, backend)
+    work = torch.float64 if u.dtype == torch.float64 else torch.float32
+    bias = None if dt_bias is None else dt_bias.to(work)
+    with torch.autocast(u.device.type, enabled=False):
+        y = _kernel(name)(*(t.to(work) for t in (u, dt, A, B, C, D)), bias)
+    return y.to(u.dtype)
+
+
+def scan_backend(device: torch.device | str, backend: str = "auto") -> tuple[str, str]:
+    """The backend that ``backend`` means on ``device``, and why, in a few words.
+
+    Raises UsageError when a backend is named that is unknown or cannot run there.
+    """
+    kind = torch.device(device).type
+    if backend == "auto":
+        return _automatic(kind)
+    if backend not in SCAN_BACKENDS:
+        raise UsageError(f"no scan backend is called {backend!r}", do=f"valid: {', '.join(SCAN_BACKENDS)}")
+    obstacle = _obstacle(backend, kind)
+    if obstacle:
+        raise UsageError(f"scan backend {backend!r}: {obstacle}", do="choose auto or recompute")
+    return backend, "asked for"
+
+
+def _automatic(kind: str) -> tuple[str, str]:
+    if kind != "cuda":
+        return "recompute", f"default on {kind}"
+    obstacle = _obstacle("mamba_ssm", kind)
+    return ("recompute", obstacle) if obstacle else ("mamba_ssm", "selective_scan_cuda can be imported")
+
+
+def _obstacle(backend: str, kind: str) -> str | None:
+    """Why ``backend`` cannot run on a device of this kind, or None."""
+    if backend == "mamba_ssm":
+        if kind != "cuda":
+            return f"it runs on cuda only, not on {kind}"
+        return _import_error("selective_scan_cuda", "mamba-ssm's CUDA kernel")
+    if backend == "numba":
+        if kind != "cpu":
+            return f"it runs on cpu only, not on {kind}"
+        return _import_error("numba", "the package numba")
+    return None
+
+
+@lru_cache(maxsize=8)
+def _import_error(module: str, what: str) -> str | None:
+    """One line when ``module`` cannot be imported.
+
+    mamba-ssm is probed by its compiled module: newer releases install without it, and a wheel
+    built for another torch fails only here (undefined symbol).
+    """
+    try:
+        import_module(module)
+    except (ImportError, OSError) as error:
+        return f"{what} cannot be imported ({str(error).splitlines()[0]})"
+    return None
+
+
+def _kernel(name: str) -> Callable[..., Tensor]:
+    if name == "loop":
+        return scan_loop
+    if name == "recompute":
+        return scan_recompute
+    if name == "numba":
+        from mepipe_model.ops.scan_numba import scan_numba
+
+        return scan_numba
+    return _mamba_ssm
+
+
+def _mamba_ssm(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None
+) -> Tensor:
+    """mamba-ssm's kernel: channel-first (S, E, L) with B, C (S, N, L), softplus inside."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    first = (t.transpose(1, 2).contiguous() for t in (u, dt))
+    maps = (t.transpose(1, 2).contiguous() for t in (B, C))
+    y = selective_scan_fn(*first, A, *maps, D, delta_bias=dt_bias, delta_softplus=True)
+    return y.transpose(1, 2)
