@@ -52,22 +52,25 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callabl
     return click.option(flag, f.name, type=types[kind], metavar=meta["metavar"], **settings)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# \b keeps click from wrapping the lines below it
+ABOUT = """From raw micro-expression corpora to aligned faces, TV-L1 flow, and honestly evaluated models.
+
+\b
+The main job:
+  mepipe prepare casme2 ./raw     detect, align, crop; find missing apex frames
+  mepipe flow                     TV-L1 from onset to apex, into HDF5 shards
+  mepipe train --protocol loso    train and evaluate MERba, leave one subject out
+No corpus at hand: mepipe demo
+"""
+
+
+@click.group(help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("-w", "--workspace", type=FOLDER, help="Where results go; default $MEPIPE_WORKSPACE, else ./mepipe-work.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @click.version_option(__version__)
 @click.pass_context
 def cli(ctx: click.Context, workspace: Path | None, debug: bool, no_progress: bool) -> None:
-    """From raw micro-expression corpora to aligned faces, TV-L1 flow, and honestly evaluated models.
-
-    \b
-    The main job:
-      mepipe prepare casme2 ./raw     detect, align, crop; find missing apex frames
-      mepipe flow                     TV-L1 from onset to apex, into HDF5 shards
-      mepipe train --protocol loso    train and evaluate MERba, leave one subject out
-    No corpus at hand: mepipe demo
-    """
     ctx.obj = Workspace(workspace or os.environ.get("MEPIPE_WORKSPACE") or "mepipe-work")
     ctx.meta["debug"] = debug
     if no_progress:
@@ -171,7 +174,7 @@ def evaluate(ws: Workspace, runs: tuple[str, ...], as_json: bool) -> None:
 @click.pass_obj
 def predict(ws: Workspace, run: str, clip: Path, as_json: bool, **options: Any) -> None:
     """Classify one clip, a folder of frames or a video, with the weights of RUN."""
-    from mepipe.predict import predict_clip
+    from mepipe_model.predict import predict_clip
 
     answer = predict_clip(ws, run, clip, **options)
     click.echo(json.dumps(answer.as_dict(), indent=2) if as_json else "\n".join(answer.lines()))

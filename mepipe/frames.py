@@ -127,7 +127,8 @@ def damage(data: bytes) -> str:
 
 class VideoFile:
     """The frames of a video, numbered from 0. Decoded on demand; frames must be asked for in rising order
-    to be quick. Raises DataError for a file that OpenCV cannot open."""
+    to be quick. Raises DataError for a file that OpenCV cannot open.
+    """
 
     def __init__(self, path: Path) -> None:
         import cv2

@@ -13,12 +13,11 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from mepipe.clipwork import ClipTask, Record, prepare_clip, start_worker
+from mepipe.clipwork import ClipTask, Context, Record, prepare_clip, start_worker
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import UsageError
 from mepipe.executors import WorkerDied, process_map
@@ -68,12 +67,12 @@ def prepare_corpus(
     clips = own_part(corpus.clips(raw, sheet=config.sheet, corrections=config.corrections), config.shard)
     if config.dry_run:
         return Summary(corpus.name, [planned(c) for c in clips], 0.0, 0, ws.prepared(corpus.name), dry_run=True)
-    context = start_worker(config)  # also here, so that a missing detector is one error and not one per worker
+    context = Context.of(config)
     with ws.lock(f"prepare-{corpus.name}"):
         folder = make_folder(ws.prepared(corpus.name))
         sweep(folder)
-        records, reused = _work(folder, clips, config, progress)
-        records = _second_look(folder, clips, records, config)
+        records, reused = _work(folder, clips, config, context, progress)
+        records = _second_look(folder, clips, records, config, context)
         seconds = time.monotonic() - started
         write_results(folder, records, config, context, raw)
     return Summary(corpus.name, records, seconds, reused, folder)
@@ -99,12 +98,12 @@ def planned(clip: Clip) -> Record:
 
 
 def _work(
-    folder: Path, clips: list[Clip], config: PrepareConfig, progress: Progress | None
+    folder: Path, clips: list[Clip], config: PrepareConfig, context: Context, progress: Progress | None
 ) -> tuple[list[Record], int]:
     tasks = [ClipTask(c, folder, force=config.force) for c in clips]
     records: list[Record | None] = [None] * len(tasks)
     reused = 0
-    for done, (i, record) in enumerate(_map(tasks, config), start=1):
+    for done, (i, record) in enumerate(_map(tasks, config, context), start=1):
         records[i] = record
         reused += record.reused
         if progress:
@@ -112,9 +111,9 @@ def _work(
     return [r for r in records if r is not None], reused
 
 
-def _map(tasks: list[ClipTask], config: PrepareConfig) -> Iterator[tuple[int, Record]]:
+def _map(tasks: list[ClipTask], config: PrepareConfig, context: Context) -> Iterator[tuple[int, Record]]:
     jobs = max(1, min(config.jobs or cores(), len(tasks)))
-    for i, result in process_map(prepare_clip, tasks, jobs, setup=start_worker, setup_args=(config,)):
+    for i, result in process_map(prepare_clip, tasks, jobs, setup=start_worker, setup_args=(config, context)):
         if isinstance(result, WorkerDied):
             yield i, Record.of(tasks[i].clip, status="refused", reason=str(result))
         else:
@@ -124,7 +123,9 @@ def _map(tasks: list[ClipTask], config: PrepareConfig) -> Iterator[tuple[int, Re
 # --- the second look: faces whose size does not fit ------------------------------------------------
 
 
-def _second_look(folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig) -> list[Record]:
+def _second_look(
+    folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig, context: Context
+) -> list[Record]:
     """Redo the clips whose face is far from its subject's usual size, expecting that size."""
     if config.detector == "given":
         return records
@@ -134,7 +135,7 @@ def _second_look(folder: Path, clips: list[Clip], records: list[Record], config:
     tasks = [ClipTask(clips[i], folder, force=True, expected_width=width) for i, width in odd.items()]
     places = list(odd)
     out = list(records)
-    for n, record in _map(tasks, config):
+    for n, record in _map(tasks, config, context):
         out[places[n]] = record
     return out
 
@@ -157,13 +158,13 @@ def misfit(record: Record, usual: float) -> bool:
 # --- results ---------------------------------------------------------------------------------------
 
 
-def write_results(folder: Path, records: list[Record], config: PrepareConfig, context: dict[str, Any], raw: Path) -> None:
+def write_results(folder: Path, records: list[Record], config: PrepareConfig, context: Context, raw: Path) -> None:
     """clips.csv (one row per annotation row) and prepare.json (settings, versions)."""
     if config.shard:  # a part: keep the rows that other parts have written
         mine = {(r.subject, r.clip) for r in records}
         records = [r for r in read_records(folder) if (r.subject, r.clip) not in mine] + records
     write_text(folder / "clips.csv", to_csv(records))
-    provenance = {"settings": config.as_dict(), **context, "raw": str(raw), "finished": time.strftime("%F %T")}
+    provenance = {"settings": config.as_dict(), **asdict(context), "raw": str(raw), "finished": time.strftime("%F %T")}
     write_json(folder / "prepare.json", provenance)
 
 

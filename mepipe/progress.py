@@ -12,7 +12,7 @@ _wanted = True
 
 def switch_off() -> None:
     """What --no-progress does."""
-    global _wanted  # noqa: PLW0603 - one switch for the process, set once by the command line
+    global _wanted
     _wanted = False
 
 

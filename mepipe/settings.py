@@ -17,7 +17,7 @@ from mepipe.errors import UsageError
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the word click uses for the same thing
+    help: str,
     *,
     choices: tuple[str, ...] | None = None,
     low: float | None = None,
@@ -126,19 +126,16 @@ class TrainConfig(Checked):
     model: str = option("merba", "see `mepipe models`", metavar="NAME")
     classes: int = option(3, "label set: 3 (negative, positive, surprise) or 7 (DFME's)", low=3, high=7)
     head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
-    epochs: int | None = option(None, "epochs per fold; default: 70 for loso and kfold, 200 for holdout", low=1)
-    batch_size: int = option(128, "clips per step; a smaller fold uses what it has", low=1)
-    lr: float = option(5e-4, "peak learning rate of AdamW", low=0.0)
+    epochs: int | None = option(None, "epochs per fold; default: the model's recipe (paper: 70, holdout 200)", low=1)
+    batch_size: int | None = option(None, "clips per step; default: the model's recipe (paper: 128)", low=1)
+    lr: float | None = option(None, "peak learning rate of AdamW; default: the recipe (paper: 5e-4)", low=0.0)
     weight_decay: float = option(0.05, "of matrices and convolutions only", low=0.0)
     warmup: int = option(5, "epochs of linear warm-up", low=0)
     cooldown: int = option(10, "last epochs at the lowest rate", low=0)
     min_lr: float = option(5e-6, "lowest learning rate", low=0.0)
     clip_norm: float = option(5.0, "gradient norm limit; 0: off", low=0.0)
-    label_smoothing: float = option(0.0, "of the cross-entropy", low=0.0, high=0.99)
-    class_weights: bool = option(False, "weight classes by their inverse frequency in the training fold")
     scale: str = option(
-        "standard", "flow scaling: training-fold mean and std, none, or each clip by its own largest magnitude",
-        choices=("standard", "none", "clip-max"),
+        "standard", "flow scaling: mean and std of the training fold, or none", choices=("standard", "none")
     )  # fmt: skip
     flip: float = option(0.5, "probability of a horizontal flip (u changes sign)", low=0.0, high=1.0)
     select: str = option(
@@ -150,8 +147,9 @@ class TrainConfig(Checked):
     device: str = option("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "auto: bf16 on CUDA, fp32 on the CPU", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "of everything random", low=0)
+    patience: int = option(20, "epochs without a better inner UF1 before --select inner stops", low=1)
+    weights: str = option("all", "keep the weights of all folds (needed by predict) or none", choices=("all", "none"))
     jobs: int | None = option(None, "folds at once on the CPU; default: as many as cores", low=1)
-    save_weights: bool = option(True, "keep each fold's weights (safetensors)")
     run: str | None = option(None, "name of the run folder; default: made from the settings", metavar="NAME")
     resume: str | None = option(None, "go on with this run and its settings", metavar="RUN")
     force: bool = option(False, "start again even if the run is there")

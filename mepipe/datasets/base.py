@@ -81,10 +81,10 @@ class Corpus:
         if not raw.is_dir():
             raise UsageError(f"{raw} is not a folder", do="give the folder that holds the corpus as distributed")
         folders = FrameFolders(raw)
-        clips = [checked(c, folders) for c in self.read(raw, folders, Path(sheet) if sheet else None)]
+        clips = [named(c) for c in self.read(raw, folders, Path(sheet) if sheet else None)]
         if corrections:
             clips = corrected(self.name, clips)
-        return [settle_apex(c) for c in marked_duplicates(clips)]
+        return marked_duplicates(on_disk(settle_apex(c), folders) for c in clips)
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
         raise NotImplementedError
@@ -143,18 +143,22 @@ def from_row(row: Row, columns: dict[str, str], **facts: Any) -> Clip:
     return Clip(where=row.where, problem=problem, notes=notes, **frames, **facts)
 
 
-def checked(clip: Clip, folders: FrameFolders) -> Clip:
-    """``clip`` with names that can be folders of ours, or refused with the reason."""
+def named(clip: Clip) -> Clip:
+    """``clip`` with names that can be folders of ours, or refused under a name made from its row."""
     for what, name in (("subject", clip.subject), ("clip name", clip.name)):
         try:
             safe_name(name)
         except DataError as e:
             row = re.sub(r"\D+", "-", clip.where).strip("-") or "x"
             reason = f"{clip.where}: {what} {e.what}"
-            return replace(clip, subject=_fallback(clip.subject, "unknown"), name=f"row-{row}").refused(reason)
-    if clip.frames is None:
-        return clip.refused(f"no folder with frames for {clip.id} under {folders.raw}")
+            clip = replace(clip, subject=_fallback(clip.subject, "unknown"), name=f"row-{row}", problem="")
+            return clip.refused(reason)
     return clip
+
+
+def on_disk(clip: Clip, folders: FrameFolders) -> Clip:
+    """``clip``, refused when it has no folder."""
+    return clip if clip.frames else clip.refused(f"no folder with frames for {clip.id} under {folders.raw}")
 
 
 def _fallback(name: str, other: str) -> str:
@@ -195,7 +199,7 @@ def settle_apex(clip: Clip) -> Clip:
 
 
 def label_table(corpus: str) -> dict[str, dict[str, str]]:
-    """emotion word -> row of data_manifests/labels.csv, for one corpus."""
+    """Emotion word -> row of data_manifests/labels.csv, for one corpus."""
     return {r["emotion"]: r for r in data_manifests.rows("labels") if r["corpus"] == corpus}
 
 

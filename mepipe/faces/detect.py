@@ -49,7 +49,8 @@ def get_detector(name: str, file: str | None = None) -> Detector:
 @DETECTORS.register("dlib")
 class DlibHog:
     """dlib's frontal HOG detector. It needs about 80 px of face; smaller or tight ones are found by
-    enlarging the image or repeating its border."""
+    enlarging the image or repeating its border.
+    """
 
     name = "dlib"
     PAD = 0.25  # of the shorter side: the supplied crops of CASME II and SMIC end at the chin
@@ -98,7 +99,7 @@ class YuNet:
         try:
             self._net = cv2.FaceDetectorYN.create(file, "", (320, 320), 0.6)
         except cv2.error as e:
-            raise DataError(f"{file} is no YuNet model that OpenCV {cv2.__version__} can load") from e
+            raise UsageError(f"{file} is no YuNet model that OpenCV {cv2.__version__} can load") from e
         self._file = Path(file)
 
     def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:

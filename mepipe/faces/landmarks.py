@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mepipe.errors import DataError, UsageError
+from mepipe.errors import UsageError
 from mepipe.faces.detect import Box, import_dlib
 
 ENVIRONMENT = "MEPIPE_SHAPE_PREDICTOR"
@@ -48,7 +48,7 @@ class ShapePredictor:
         try:
             self._predictor = self._dlib.shape_predictor(str(path))
         except RuntimeError as e:
-            raise DataError(f"{path} is not a dlib shape predictor", do="use a 68- or 5-point .dat file") from e
+            raise UsageError(f"{path} is not a dlib shape predictor", do="use a 68- or 5-point .dat file") from e
 
     def points(self, image: np.ndarray, box: Box) -> np.ndarray:
         """Landmarks (N, 2) float64 in pixels of ``image`` (H, W, 3) BGR uint8."""

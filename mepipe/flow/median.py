@@ -100,10 +100,10 @@ def run_on_bits(network: list[Exchange], wires: list[np.ndarray]) -> list[np.nda
 def median_program(k: int) -> tuple[list[Exchange], list[Exchange], int]:
     """(columns, rest, wire): how to take the median of a k x k window.
 
-    For k = 5 it is 114 min/max operations a pixel.  columns: a sort of wires 0..k-1, to run over the k rows of the image around each row.
+    columns: a sort of wires 0..k-1, to run over the k rows of the image around each row.
     rest: on k*k wires, wire i*k + j being row i of column j after the column sort; afterwards the median is
     on ``wire``.  As many cells are discarded at the low end as at the high end, so the median of the
-    candidates is the median of the window.
+    candidates is the median of the window.  For k = 5 the two parts are 114 min/max operations a pixel.
     """
     cells = candidates(k)
     wires = [i * k + j for i, j in cells]

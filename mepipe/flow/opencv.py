@@ -54,8 +54,10 @@ class OpenCVEngine(Engine):
         return out
 
     def _solver(self, params: TVL1Params, use_initial: bool) -> Any:
-        """A new object for each pair: its buffers are not shared between threads, and ``calc`` on a small
-        image lowers the object's number of scales for good."""
+        """A new object for each pair, which costs nothing against the solve.
+
+        Threads cannot share its buffers, and ``calc`` on a small image lowers its number of scales for good.
+        """
         solver = self._cv2.optflow.DualTVL1OpticalFlow_create()
         solver.setTau(params.tau)
         solver.setLambda(params.lambda_)

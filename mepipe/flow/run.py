@@ -7,7 +7,6 @@ copied and only the rest is computed.  Shards are written whole, while the next 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

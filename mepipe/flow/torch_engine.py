@@ -26,7 +26,7 @@ from mepipe.flow.torch_ops import (
     warp_cubic,
 )
 
-FLT_EPSILON = float(np.finfo(np.float32).eps)  # below this a squared gradient counts as none
+FLT_EPSILON = float(np.finfo(np.float32).eps)  # OpenCV: a squared gradient below this counts as none
 # Pairs at once.  On the CPU one keeps the working set in the cache; a GPU needs many to be busy.
 BATCH = {"cpu": 1, "cuda": 64}
 # Iterations between two looks at whether all pairs have stopped.  A look waits for the GPU to finish
@@ -78,7 +78,10 @@ class Level:
 
 @dataclass
 class Warped:
-    """I1 linearised around the current flow: rho(u) = rho_c + Ix*u + Iy*v.  All (B, H, W); grad = Ix^2 + Iy^2."""
+    """I1 linearised around the current flow: rho(u) = rho_c + Ix*u + Iy*v.  All (B, H, W).
+
+    grad: Ix^2 + Iy^2, held above FLT_EPSILON: flat pixels then follow OpenCV's sign rule without a division by 0.
+    """
 
     Ix: Tensor
     Iy: Tensor
@@ -139,7 +142,7 @@ class Solver:
     def _linearise(self, level: Level) -> Warped:
         u, v = level.u[:, 0], level.u[:, 1]
         I1w, Ix, Iy = warp_cubic(torch.cat([level.I1[:, None], level.gradient], dim=1), u, v).unbind(1)
-        return Warped(Ix, Iy, grad=Ix * Ix + Iy * Iy, rho_c=I1w - Ix * u - Iy * v - level.I0)
+        return Warped(Ix, Iy, grad=(Ix * Ix + Iy * Iy).clamp(min=FLT_EPSILON), rho_c=I1w - Ix * u - Iy * v - level.I0)
 
     def _solve_warp(self, level: Level, warped: Warped) -> None:
         """Iterate each image until its own change falls to epsilon, or outer * inner times."""
@@ -170,20 +173,17 @@ class Solver:
             _update(level.u[:, c], u, active)
             # the dual step of the iteration that stops is still made
             ux, uy = forward_gradient(u)
-            norm = 1.0 + self.taut * torch.hypot(ux, uy)
+            norm = 1.0 + self.taut * torch.sqrt(ux * ux + uy * uy)
             _update(px, (px + self.taut * ux) / norm, active)
             _update(py, (py + self.taut * uy) / norm, active)
         return sum_per_image(change)
 
     def _threshold(self, u: Tensor, w: Warped) -> list[Tensor]:
-        """v = u + f * (Ix, Iy, gamma), the pointwise minimiser of the data term: f = -rho/grad held to +-l_t."""
+        """The pointwise minimiser of the data term, v = u + f*(Ix, Iy, gamma) with f = -rho/grad held to +-l_t."""
         rho = w.rho_c + (w.Ix * u[:, 0] + w.Iy * u[:, 1])
         if self.gamma:
             rho = rho + self.gamma * u[:, 2]
-        # where there is no gradient only the sign rule is left, and |rho| <= l_t * grad gives 0
-        f = torch.where(w.grad > FLT_EPSILON, -rho / w.grad, torch.zeros_like(rho))
-        f = torch.where(rho < -self.l_t * w.grad, self.l_t, f)
-        f = torch.where(rho > self.l_t * w.grad, -self.l_t, f)
+        f = (-rho / w.grad).clamp(-self.l_t, self.l_t)
         v = [u[:, 0] + f * w.Ix, u[:, 1] + f * w.Iy]
         return [*v, u[:, 2] + f * self.gamma] if self.gamma else v
 

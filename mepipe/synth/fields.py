@@ -36,6 +36,19 @@ class Bumps(NamedTuple):
         return np.stack([(down * vectors[:, axis, None]).T @ across for axis in (0, 1)], -1)
 
 
+LATTICE = 4  # px between the points where motion is computed; it bends over 10 px and more, the rest is linear
+
+
+def lattice(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row positions about every LATTICE px of a (width, height) frame, float32.
+
+    They lie so that ``cv2.resize`` of values on them to the frame's size puts each where it belongs.
+    """
+    counts = tuple(-(-side // LATTICE) for side in size)
+    x, y = ((np.arange(n) + 0.5) * (side / n) - 0.5 for side, n in zip(size, counts, strict=True))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
 def grid(width: int, height: int) -> np.ndarray:
     """The pixel positions of a width x height image, (height, width, 2) float32, x then y."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

@@ -1,6 +1,6 @@
 """Made-up people: the photograph reshaped, recoloured and relit until it is somebody else.
 
-``identity(camera, seed, corpus, subject)`` draws one person before one camera.  Its ``canvas`` is what
+``identity(camera, seed, corpus, subject)`` draws one person before one camera.  ``canvas_of`` paints what
 every frame of that person is sampled from: the picture enlarged, warped once, at SUPERSAMPLE times the
 resolution of the frames, so that a frame is one bilinear look-up of it, without visible blur.
 """
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mepipe.synth import photo
-from mepipe.synth.fields import Bumps, grid, points_before
+from mepipe.synth.fields import Bumps, points_before
 from mepipe.synth.seeds import stream
 
 SUPERSAMPLE = 2  # canvas px per frame px: bilinear look-up then loses under 2 % of the finest texture drawn
@@ -89,46 +89,62 @@ class Pose:
         return (points - self.centre) @ np.linalg.inv(self.matrix).T + photo.FACE_CENTRE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Identity:
-    """One made-up person before one camera."""
+    """One made-up person before one camera: the geometry; ``canvas_of`` paints the picture."""
 
     camera: Camera
-    canvas: np.ndarray  # uint8, (h, w, 3) BGR or (h, w) where the camera is grey
-    landmarks: np.ndarray  # (68, 2) float64, frame px, dlib's order
-    face_box: tuple[float, float, float, float]  # left, top, right, bottom in frame px, as dlib's HOG boxes
+    pose: Pose
+    shape: Bumps  # how far each part of the face lies from where the picture has it, picture px
+    key: tuple[int | str, ...]  # of the random stream that chooses the colours
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:
+        """(68, 2) float64, frame px, dlib's order; true up to how well the picture's own are known."""
+        points = self.pose.to_frame(points_before(self.shape, photo.LANDMARKS))
+        return points[photo.MIRROR] if self.pose.mirrored else points
+
+    @property
+    def face_box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in frame px: the picture's HOG box moved and scaled, upright and square."""
+        left, top, right, bottom = photo.FACE_BOX
+        x, y = self.pose.to_frame(np.array([(left + right) / 2, (top + bottom) / 2]))
+        return (float(x - self.side / 2), float(y - self.side / 2), float(x + self.side / 2), float(y + self.side / 2))
 
     @property
     def side(self) -> float:
         """Side of the face box in frame px: the length that a 224x224 face crop shows as 224."""
-        return (self.face_box[2] - self.face_box[0] + self.face_box[3] - self.face_box[1]) / 2
+        return (photo.FACE_BOX[2] - photo.FACE_BOX[0]) * float(np.sqrt(self.pose.scale[0] * self.pose.scale[1]))
 
     @property
     def eye_distance(self) -> float:
         """Frame px between the centres of the eyes: the unit of length of every expression."""
         return float(np.linalg.norm(self.landmarks[36:42].mean(0) - self.landmarks[42:48].mean(0)))
 
-    @cached_property
-    def head(self) -> np.ndarray:
-        """(H, W) float32 in 0..1: 1 on the head, falling smoothly to 0 on the wall behind it."""
-        (x, y), radius = self.landmarks[27:36].mean(0), self.side
-        away = grid(*self.camera.size) - np.array([x, y - 0.15 * radius], np.float32)
-        far = np.hypot(away[..., 0] / (0.85 * radius), away[..., 1] / radius)
-        t = np.clip((far - 0.8) / 0.7, 0, 1)
-        return 1 - t * t * (3 - 2 * t)
 
-
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def identity(camera: Camera, seed: int, corpus: str, subject: int) -> Identity:
-    """Person number ``subject`` of a made-up corpus.  The same arguments give the same pixels."""
+    """Person number ``subject`` of a made-up corpus.  The same arguments give the same person."""
     rng = stream(seed, corpus, subject, "identity")
     pose = _draw_pose(rng, camera, mirrored=bool((subject + seed) % 2))
-    shape = _draw_shape(rng)
-    landmarks = pose.to_frame(points_before(shape, photo.LANDMARKS))
-    if pose.mirrored:
-        landmarks = landmarks[photo.MIRROR]
-    canvas = _paint(rng, camera, pose, shape)
-    return Identity(camera, canvas, landmarks, _face_box(pose))
+    return Identity(camera, pose, _draw_shape(rng), (seed, corpus, subject, "colours"))
+
+
+@lru_cache(maxsize=8)  # at most a few people are drawn at a time; a canvas takes some 4 to 10 MB
+def canvas_of(who: Identity) -> np.ndarray:
+    """What all frames of ``who`` are sampled from; uint8, (h, w, 3) BGR or (h, w) where the camera is grey.
+
+    The frame's pixel (x, y) lies at ((x + MARGIN) * SUPERSAMPLE, (y + MARGIN) * SUPERSAMPLE).
+    """
+    rng = stream(*who.key)
+    where = _picture_positions(who)
+    image = _sample(_enlarged(), where, _ENLARGE).astype(np.float32)
+    _recolour(rng, image, where)
+    _relight(rng, image)
+    _roughen(rng, image, where)
+    curve = 255 * np.linspace(0, 1, 256) ** rng.uniform(0.85, 1.2)  # the camera's contrast
+    canvas = cv2.LUT(cv2.convertScaleAbs(image), np.round(curve).astype(np.uint8))
+    return cv2.cvtColor(canvas, cv2.COLOR_BGR2GRAY) if who.camera.grey else canvas
 
 
 def _draw_pose(rng: np.random.Generator, camera: Camera, mirrored: bool) -> Pose:
@@ -152,43 +168,26 @@ def _draw_shape(rng: np.random.Generator) -> Bumps:
     return Bumps(*(np.array(column, float) for column in zip(*bumps, strict=True)))
 
 
-def _face_box(pose: Pose) -> tuple[float, float, float, float]:
-    """The picture's HOG box at the pose's place and size, upright and square as the detector's are."""
-    left, top, right, bottom = photo.FACE_BOX
-    x, y = pose.to_frame(np.array([(left + right) / 2, (top + bottom) / 2]))
-    half = (right - left) / 2 * float(np.sqrt(pose.scale[0] * pose.scale[1]))
-    return (float(x - half), float(y - half), float(x + half), float(y + half))
-
-
 # --- painting --------------------------------------------------------------------------------------
 
 
-def _paint(rng: np.random.Generator, camera: Camera, pose: Pose, shape: Bumps) -> np.ndarray:
-    """The canvas: the picture warped to pose and shape, then colours, lighting and skin texture."""
-    where = _picture_positions(camera, pose, shape)
-    image = _sample(_enlarged(), where, _ENLARGE).astype(np.float32)
-    _recolour(rng, image, where)
-    _relight(rng, image)
-    _roughen(rng, image, where)
-    curve = 255 * np.linspace(0, 1, 256) ** rng.uniform(0.85, 1.2)  # the camera's contrast
-    canvas = cv2.LUT(cv2.convertScaleAbs(image), np.round(curve).astype(np.uint8))
-    return cv2.cvtColor(canvas, cv2.COLOR_BGR2GRAY) if camera.grey else canvas
-
-
-def _picture_positions(camera: Camera, pose: Pose, shape: Bumps) -> np.ndarray:
+def _picture_positions(who: Identity) -> np.ndarray:
     """For each canvas pixel the picture position that it shows; (h, w, 2) float32.
 
     The shape's field is summed once per picture pixel and interpolated, which is many times faster
     than summing it at every canvas pixel and exact to 0.01 px.
     """
-    width, height = ((side + 2 * MARGIN) * SUPERSAMPLE for side in camera.size)
+    width, height = ((side + 2 * MARGIN) * SUPERSAMPLE for side in who.camera.size)
     corners = np.array([(0, 0), (1, 0), (0, 1)]) / SUPERSAMPLE - MARGIN
-    origin, right, down = pose.to_picture(corners).astype(np.float32)
+    origin, right, down = who.pose.to_picture(corners).astype(np.float32)
     x, y = np.arange(width, dtype=np.float32)[None, :, None], np.arange(height, dtype=np.float32)[:, None, None]
     rest = origin + x * (right - origin) + y * (down - origin)
     lattice = np.arange(512, dtype=np.float32)
-    moved = shape.on_grid(lattice, lattice)
-    return rest - cv2.remap(moved, rest, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = who.shape.on_grid(lattice, lattice)
+    where = rest - cv2.remap(moved, rest, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    left, right = photo.WALL
+    where[..., 0] = right - np.abs(right - (left + np.abs(where[..., 0] - left)))
+    return where
 
 
 @lru_cache(maxsize=1)

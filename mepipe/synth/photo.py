@@ -20,6 +20,8 @@ from mepipe.errors import DataError, UsageError
 FACE_CENTRE = (225.0, 129.0)  # between nose tip and nostrils: the point that a camera is aimed at
 FACE_BOX = (179.0, 83.0, 266.0, 170.0)  # dlib's frontal HOG detector, upsample 0: left, top, right, bottom
 
+WALL = (98.0, 352.0)  # left of the first hangs a flag, right of the second stands a model: the wall is mirrored
+
 # Medians over 60 runs of dlib's 68-point shape predictor on the picture at one and two times its size,
 # each from the HOG box jittered by 3 px; the spread per point was 0.3 px on average, 0.7 px at most.
 # Constants, so that neither dlib nor its model file is needed to make a corpus.
@@ -55,20 +57,20 @@ MIRROR = np.array([
 # Outlines read off the picture under a 10-px grid, good to about 2 px; the masks are blurred by as much.
 _HEAD = [
     (153, 72), (155, 60), (163, 51), (175, 43), (188, 36), (195, 27), (205, 22), (220, 18), (230, 15), (245, 16),
-    (260, 21), (275, 29), (286, 38), (293, 50), (298, 62), (301, 78), (301, 92), (298, 105), (291, 118),
-    (282, 128), (279, 134), (272, 137), (268, 136), (266, 144), (263, 155), (257, 167), (253, 178), (251, 187),
-    (235, 190), (222, 188), (200, 185), (190, 182), (185, 172), (184, 158), (182, 140), (180, 132), (174, 130),
-    (171, 121), (163, 114), (156, 103), (153, 90),
+    (260, 21), (275, 29), (286, 38), (293, 50), (298, 62), (301, 78), (301, 92), (298, 105), (290, 117),
+    (280, 127), (277, 132), (271, 135), (268, 136), (265, 143), (261, 154), (256, 166), (253, 178), (251, 187),
+    (235, 190), (222, 188), (200, 184), (190, 182), (185, 172), (184, 158), (183, 140), (180, 132), (176, 129),
+    (173, 121), (165, 113), (157, 102), (153, 90),
 ]
 _SKIN = [
     (185, 79), (190, 77), (195, 80), (205, 81), (215, 81), (225, 82), (235, 83), (245, 86), (255, 88), (262, 90),
-    (268, 98), (271, 110), (271, 122), (269, 129), (277, 129), (279, 134), (272, 137), (268, 136), (266, 144),
-    (263, 155), (257, 167), (253, 178), (251, 187), (235, 190), (222, 188), (200, 185), (190, 182), (185, 172),
-    (184, 158), (182, 140), (180, 132), (174, 130), (171, 121), (178, 117), (179, 108), (183, 95),
+    (268, 98), (271, 110), (271, 122), (269, 129), (275, 129), (277, 132), (271, 135), (268, 136), (265, 143),
+    (261, 154), (256, 166), (253, 178), (251, 187), (235, 190), (222, 188), (200, 184), (190, 182), (185, 172),
+    (184, 158), (183, 140), (180, 132), (176, 129), (173, 121), (178, 117), (179, 108), (183, 95),
 ]
 _SUIT = [
     (0, 300), (80, 231), (100, 213), (113, 206), (113, 190), (122, 180), (130, 165), (145, 153), (165, 148),
-    (184, 148), (184, 158), (185, 172), (190, 182), (200, 185), (222, 188), (235, 190), (251, 187), (253, 173),
+    (184, 148), (184, 158), (185, 172), (190, 182), (200, 184), (222, 188), (235, 190), (251, 187), (253, 173),
     (270, 182), (285, 194), (297, 209), (304, 228), (312, 234), (345, 260), (345, 511), (0, 511),
 ]
 # fmt: on
@@ -105,7 +107,7 @@ def photograph() -> np.ndarray:
 def regions() -> Regions:
     """Which part of the picture is what; edges are blurred by about the precision of the outlines."""
     head, face, suit = (_fill([outline], 1.5) for outline in (_HEAD, _SKIN, _SUIT))
-    head = np.clip(1.6 * head - 0.6, 0, 1)  # 1 px inward: a wall darkened up to the hair leaves no bright rim
+    head = np.clip(2 * head - 1, 0, 1)  # 1 px inward: a wall darkened up to the hair leaves no bright rim
     face = np.minimum(face, head)
     clear = np.minimum(_fill([LANDMARKS[36:42], LANDMARKS[42:48], LANDMARKS[60:68]], 0.8), face)
     suit = np.minimum(suit, 1 - head)

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def scan_loop(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None
-) -> Tensor:
+def scan_loop(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None) -> Tensor:
     """Shapes as in ``mepipe_model.ops.scan.selective_scan``; any floating dtype, any device.
 
     Keeps three (S, L, E, N) tensors for the backward.  The time axis is unbound once: indexing it

@@ -28,9 +28,7 @@ FORWARD_BLOCK = {"cpu": 1 << 16, "other": 1 << 30}
 BACKWARD_BLOCK = {"cpu": 1 << 16, "other": 1 << 22}
 
 
-def scan_recompute(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None
-) -> Tensor:
+def scan_recompute(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None) -> Tensor:
     """Shapes as in ``mepipe_model.ops.scan.selective_scan``; float32 or float64, any device."""
     return _Scan.apply(u, dt if dt_bias is None else dt + dt_bias, A, B, C, D)
 
@@ -74,7 +72,7 @@ def _blocks(sequences: int, state: int, limits: dict[str, int], device: torch.de
 
 
 def _scan_block(delta: Tensor, x: Tensor, At: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """y without the skip term: delta, x (s, L, E); At (N, E); B, C (s, L, N) -> (s, L, E)."""
+    """Without the skip term: delta, x (s, L, E); At (N, E); B, C (s, L, N) -> y (s, L, E)."""
     s, length, channels = delta.shape
     h = delta.new_zeros(s, *At.shape)
     a = torch.empty_like(h)

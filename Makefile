@@ -1,0 +1,37 @@
+# Two targets, each alone on a machine that has only Python >= 3.10, pip and make:
+#   make demo    the whole job on a made-up corpus; says what to open
+#   make test    the test suite
+# PYTHON chooses the interpreter, PIP_FLAGS goes to every pip install (an index of your own, say).
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/mepipe demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# one stamp file per set of extras; it is made anew when what it was made from changes
+$(VENV)/.%: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("mepipe needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt --upgrade pip setuptools wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,86 @@
+"""The example clips of a page: which, and what is still there of their crops and flow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mepipe.errors import DataError
+from mepipe.frames import read_image
+from mepipe.workspace import Workspace, safe_name
+from mepipe_model.runs import Prediction
+
+if TYPE_CHECKING:
+    from mepipe.shards import Sample, Shards
+
+MOST = 12
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip. Crops are (224, 224, 3) uint8 BGR, flow is (3, 224, 224) float32 px; None with a note if gone."""
+
+    prediction: Prediction
+    sample: Sample | None
+    onset: np.ndarray | None
+    apex: np.ndarray | None
+    flow: np.ndarray | None
+    notes: tuple[str, ...] = ()
+
+
+def choose(rows: Sequence[Prediction], classes: Sequence[str], most: int = MOST) -> list[Prediction]:
+    """Up to ``most`` clips, balanced over classes and over right and wrong, ordered by class, right ones first.
+
+    Inside a group the order is that of a hash of the clip's name: always the same, and nobody's choice.
+    """
+    ranked = sorted(rows, key=lambda r: hashlib.sha256(f"{r.corpus}/{r.subject}/{r.clip}".encode()).hexdigest())
+    groups = [[r for r in ranked if r.true == c and (r.pred == c) is right] for right in (True, False) for c in classes]
+    turns = chain.from_iterable(zip_longest(*groups))
+    picked = [r for r in turns if r is not None][:most]
+    return sorted(picked, key=lambda r: (classes.index(r.true), r.pred != r.true))
+
+
+def load_examples(ws: Workspace, picked: Sequence[Prediction]) -> list[Example]:
+    """The crops and the flow of ``picked``; what is no longer there becomes a note, not an error."""
+    shards, problem = _open(ws, sorted({r.corpus for r in picked}))
+    places = {} if shards is None else {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
+    return [_load(ws, r, shards, places.get((r.corpus, r.subject, r.clip)), problem) for r in picked]
+
+
+def _open(ws: Workspace, corpora: list[str]) -> tuple[Shards | None, str]:
+    from mepipe.shards import open_shards
+
+    try:
+        return open_shards(ws.flow, corpora), "its flow is not in the shards any more"
+    except DataError as e:
+        return None, f"no flow: {e}"
+
+
+def _load(ws: Workspace, row: Prediction, shards: Shards | None, at: int | None, problem: str) -> Example:
+    if shards is None or at is None:
+        return Example(row, None, None, None, None, (problem,))
+    sample, notes, flow = shards.samples[at], [], None
+    try:
+        flow = shards.flow(at)
+    except (DataError, OSError) as e:
+        notes.append(f"no flow: {e}")
+    crops = dict(_crops(ws, sample, notes))
+    return Example(row, sample, crops.get("onset"), crops.get("apex"), flow, tuple(notes))
+
+
+def _crops(ws: Workspace, sample: Sample, notes: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    for which in ("onset", "apex"):
+        try:
+            folder = ws.prepared(sample.corpus) / safe_name(sample.subject) / safe_name(sample.clip)
+            path = folder / f"{getattr(sample, which)}.png"
+            if not path.is_file():
+                notes.append(f"the {which} crop {sample.subject}/{sample.clip}/{path.name} is not there any more")
+                continue
+            yield which, read_image(path)
+        except DataError as e:
+            notes.append(f"no {which} crop: {e}")

@@ -1,0 +1,56 @@
+"""``mepipe shards``: list, verify, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mepipe.errors import DataError, MepipeError
+from mepipe.shards import list_shards, open_shards, verify_shards
+from mepipe.workspace import atomic_file
+
+
+def describe(folder: Path) -> list[dict[str, Any]]:
+    """One row per shard: file, samples, engine, size, or why it cannot be read."""
+    rows = []
+    for path in list_shards(folder):
+        row: dict[str, Any] = {"file": path.name, "megabytes": round(path.stat().st_size / 1e6, 1)}
+        try:
+            shard = open_shards([path])
+            row |= {"samples": len(shard), "engine": shard.engine, "parameters": shard.parameters}
+            shard.close()
+        except MepipeError as e:
+            row["error"] = str(e)
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no shards"
+    lines = []
+    for r in rows:
+        what = r.get("error") or f"{r['samples']:4} samples, {r['engine']}, pad {r['parameters'].get('pad')}"
+        lines.append(f"{r['file']:24} {r['megabytes']:8.1f} MB  {what}")
+    return "\n".join(lines)
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """Findings of a full check of every shard, as text. Raises DataError when there is none."""
+    paths = list_shards(folder)
+    if not paths:
+        raise DataError(f"no shards in {folder}", do="run mepipe flow first")
+    return [str(f) for f in verify_shards(paths)]
+
+
+def export_npz(folder: Path, file: Path, corpora: Sequence[str]) -> int:
+    """Write flow and metadata arrays of all samples into one .npz. Returns their number."""
+    import numpy as np
+
+    shards = open_shards(folder, list(corpora) or None)
+    names = ("corpus", "subject", "clip", "emotion", "label3", "label7", "split", "onset", "apex", "offset")
+    columns = {n: np.array([getattr(s, n) for s in shards.samples]) for n in names}
+    with atomic_file(file) as temp, temp.open("wb") as f:
+        np.savez(f, flow=shards.read_all(), **columns)
+    return len(shards)

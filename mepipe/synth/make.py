@@ -1,0 +1,202 @@
+"""Writing a made-up corpus to disk: what is planned, what is already there, who draws what.
+
+``synth.json``   the settings, written first: a folder with other settings is never touched
+clip folders     appear whole or not at all, so that a killed run can simply be repeated
+``truth.csv``    written last: a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from mepipe.errors import DataError, UsageError
+from mepipe.progress import Progress
+from mepipe.synth.corpora import WRITERS, ClipPlan, Writer
+from mepipe.synth.photo import photograph
+from mepipe.synth.render import SyntheticClip
+from mepipe.workspace import make_folder, replace_folder, sweep, temp_beside, write_failed, write_json, write_text
+
+GENERATION = 1  # raised when the same settings would give other pixels
+SETTINGS, TRUTH = "synth.json", "truth.csv"
+TRUTH_COLUMNS = (
+    "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "action_units",
+    "amplitude_px", "amplitude_px_224", "seed", "subject_index", "clip_index",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SynthSummary:
+    """What ``make_corpus`` made.  ``written`` counts the clips drawn by this call, ``clips`` all there are."""
+
+    corpus: str
+    out: Path
+    subjects: int
+    clips: int
+    frames: int
+    written: int
+    seconds: float
+
+    def __str__(self) -> str:
+        new = f"{self.written} drawn now in {self.seconds:.1f} s" if self.written else "all there already"
+        return (
+            f"{self.corpus}: {self.clips} made-up clips of {self.subjects} subjects, "
+            f"{self.frames} frames in {self.out} ({new}); the truth is in {self.out / TRUTH}"
+        )
+
+
+def make_corpus(
+    corpus: str,
+    out: str | Path,
+    *,
+    subjects: int | None = None,
+    clips: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    jobs: int | None = None,
+) -> SynthSummary:
+    """Make up ``corpus`` below the folder ``out``, in the real corpus's layout.
+
+    subjects, clips: how many people, and clips of each; None takes the corpus's default.
+    progress: called with (clips done, clips to do) after each clip.
+    jobs: threads that draw (OpenCV works outside Python's lock); None takes one per core.  The files
+    do not depend on it.
+    A run that was interrupted is finished by the same call; a finished one is left as it is.
+    Raises UsageError for an unknown corpus, a count below 1, a folder that holds anything else, or a
+    missing scikit-image.
+    """
+    began, out, writer = time.monotonic(), Path(out), WRITERS.get(corpus)
+    subjects = _at_least(1, "subjects", writer.subjects if subjects is None else subjects)
+    clips = _at_least(1, "clips", writer.clips if clips is None else clips)
+    jobs = _at_least(1, "jobs", _cores() if jobs is None else jobs)
+    _at_least(0, "seed", seed)
+    photograph()  # scikit-image absent: say so before anything is written
+    plans = [writer.plan(seed, i, j) for i in range(subjects) for j in range(clips)]
+    settings = {"format": "mepipe.synth", "generation": GENERATION, "corpus": corpus, "subjects": subjects,
+                "clips": clips, "seed": seed}  # fmt: skip
+    _claim(out, settings)
+    folders = plans + [extra for i in range(subjects) for extra in writer.extras(seed, i)]
+    for parent in {(out / plan.folder).parent for plan in folders}:
+        sweep(parent)
+    missing = [plan for plan in folders if not (out / plan.folder).is_dir()]
+    if missing or not (out / TRUTH).is_file():
+        _draw_all(writer, missing, out, jobs, progress or (lambda done, total: None))
+        described = [SyntheticClip(plan, writer.camera) for plan in plans]
+        writer.write_annotations(out, described)
+        write_text(out / TRUTH, _truth(described))
+    frames = sum(plan.last - plan.first + 1 for plan in folders)
+    return SynthSummary(corpus, out, subjects, len(plans), frames, len(missing), time.monotonic() - began)
+
+
+def synthetic_clip(corpus: str, seed: int, subject: int, clip: int) -> SyntheticClip:
+    """Clip ``clip`` of person ``subject`` (both from 0) of the corpus that ``seed`` makes, without writing it.
+
+    Raises UsageError for an unknown corpus, a negative number, or a missing scikit-image.
+    """
+    writer = WRITERS.get(corpus)
+    for name, number in (("seed", seed), ("subject", subject), ("clip", clip)):
+        _at_least(0, name, number)
+    photograph()
+    return SyntheticClip(writer.plan(seed, subject, clip), writer.camera)
+
+
+def _at_least(least: int, name: str, number: int) -> int:
+    if number < least:
+        raise UsageError(f"{name} is {number}", do=f"give {least} or more")
+    return number
+
+
+def _cores() -> int:
+    """The cores this process may use, which a container or a scheduler often restricts."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _claim(out: Path, settings: dict[str, object]) -> None:
+    """Make ``out`` ours: it must be absent, empty, or begun with exactly these settings."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", do="give a new folder")
+    path = out / SETTINGS
+    if path.is_file():
+        earlier = _read_settings(path)
+        if earlier != settings:
+            differ = [k for k in {**settings, **earlier} if settings.get(k) != earlier.get(k)]
+            was = ", ".join(f"{k} {earlier.get(k)!r}" for k in differ)
+            raise UsageError(f"{out} holds a made-up corpus of other settings ({was})", do="give a new folder")
+        return
+    if out.exists():
+        sweep(out)  # what a run killed before its first file may have left
+        if any(out.iterdir()):
+            raise UsageError(f"{out} is not empty and holds no made-up corpus", do="give a new folder")
+    make_folder(out)
+    write_json(path, settings)
+
+
+def _read_settings(path: Path) -> dict[str, object]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise DataError(f"cannot read {path}: {e}", do="give a new folder") from e
+    return settings if isinstance(settings, dict) else {}
+
+
+def _draw_all(writer: Writer, plans: Sequence[ClipPlan], out: Path, jobs: int, progress: Progress) -> None:
+    """Draw the clips on ``jobs`` threads; the first failure stops the rest."""
+    with _one_thread_per_opencv_call(), ThreadPoolExecutor(jobs, "synth") as pool:
+        waiting = [pool.submit(_draw, writer, plan, out) for plan in plans]
+        try:
+            for done, finished in enumerate(as_completed(waiting), 1):
+                finished.result()
+                progress(done, len(plans))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _one_thread_per_opencv_call() -> Iterator[None]:
+    """Our threads share the cores; OpenCV's own, inside each of them, would only get in the way."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _draw(writer: Writer, plan: ClipPlan, out: Path) -> None:
+    """Draw one clip into its folder, which appears when its last frame is written."""
+    final = out / plan.folder
+    temp = temp_beside(final)
+    clip = SyntheticClip(plan, writer.camera)
+    try:
+        temp.mkdir(parents=True)
+        for number in clip.numbers:
+            name = writer.frame_name(plan, number)
+            (temp / name).write_bytes(writer.encode(name, clip.sensor(number)))
+        replace_folder(temp, final)
+    except OSError as e:
+        raise write_failed(final, e) from e
+
+
+def _truth(clips: Sequence[SyntheticClip]) -> str:
+    """The text of truth.csv; amplitudes rounded to 1e-4 px."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(TRUTH_COLUMNS)
+    for c in clips:
+        p = c.plan
+        table.writerow((
+            p.corpus, p.subject, p.name, p.onset, p.apex, p.offset, p.fps, p.emotion, p.label3, c.units,
+            f"{c.amplitude:.4f}", f"{c.amplitude_224:.4f}", p.seed, p.subject_index, p.clip_index,
+        ))  # fmt: skip
+    return text.getvalue()

@@ -1,0 +1,156 @@
+"""Flow shards as tensors: labels, scaling statistics of a training fold, and batches.
+
+Flow stays in pixels until it meets the model; scaling uses the training clips of the fold only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mepipe.errors import DataError, UsageError
+from mepipe.shards import Sample, Shards, open_shards
+
+CLASSES: dict[int, tuple[str, ...]] = {
+    3: ("negative", "positive", "surprise"),  # MEGC2019's numbers 0, 1, 2
+    7: ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"),  # DFME's EmotionId
+}
+LABEL_FIELD = {3: "label3", 7: "label7"}
+MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in RAM, larger is read per batch
+
+
+class FlowDataset(Dataset[tuple[Tensor, int]]):
+    """The labelled samples of one or many shards: (flow (3, H, W) float32 in px, class index).
+
+    source: a folder of shards or a list of files; corpora: only these.  Samples without a label in the
+    set of ``classes`` (3 or 7) are left out, see ``unlabelled``.  Files are opened in each worker.
+    ``transform`` is applied to the flow tensor.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        corpora: Sequence[str] | None = None,
+        classes: int = 3,
+        transform: Any = None,
+    ) -> None:
+        if classes not in CLASSES:
+            raise UsageError(f"classes={classes}", do="valid: 3 (MEGC2019) or 7 (DFME)")
+        self.classes = CLASSES[classes]
+        self.transform = transform
+        self.shards: Shards = open_shards(source, corpora)
+        labels = [getattr(s, LABEL_FIELD[classes]) for s in self.shards.samples]
+        self._where = [i for i, label in enumerate(labels) if label]
+        self.unlabelled = len(labels) - len(self._where)
+        self.targets = [self._index(i, labels[i]) for i in self._where]
+
+    def _index(self, i: int, label: str) -> int:
+        if label not in self.classes:
+            s = self.shards.samples[i]
+            raise DataError(f"{s.corpus} {s.subject}/{s.clip}: label {label!r} is none of {', '.join(self.classes)}")
+        return self.classes.index(label)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [self.shards.samples[i] for i in self._where]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        flow = torch.from_numpy(self.flow(i))
+        return (self.transform(flow) if self.transform else flow), self.targets[i]
+
+    def flow(self, i: int) -> np.ndarray:
+        """The flow of sample ``i``, (3, H, W) float32 in px."""
+        return self.shards.flow(self._where[i])
+
+
+class FlowStore:
+    """All flows of a data set by index, in memory when they fit, else read for each batch."""
+
+    def __init__(self, data: FlowDataset, device: torch.device) -> None:
+        self.data = data
+        size = len(data) * data.flow(0).nbytes if len(data) else 0
+        self.in_memory = size <= MEMORY_SHARE * free_memory(device)
+        self._all = self._load().to(device) if self.in_memory else None
+        self.device = device
+
+    def _load(self) -> Tensor:
+        first = self.data.flow(0)
+        out = torch.empty((len(self.data), *first.shape))
+        for i in range(len(self.data)):
+            out[i] = torch.from_numpy(self.data.flow(i))
+        return out
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """(len(indices), 3, H, W) float32 in px on the store's device."""
+        if self._all is not None:
+            return self._all[torch.as_tensor(indices, device=self.device)]
+        return torch.from_numpy(np.stack([self.data.flow(i) for i in indices])).to(self.device)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be used, on the GPU or in the machine."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        words = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return float(words["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4e9  # not Linux: assume a small machine
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Per-channel shift and factor, x -> (x - mean) / std, for (u, v, magnitude) in px."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def none(cls) -> Scale:
+        return cls((0.0,) * 3, (1.0,) * 3)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
+        return (x - mean) / std
+
+
+def moments(store: FlowStore, count: int) -> np.ndarray:
+    """(count, 2, 3) float64: mean of x and of x^2 per sample and channel. One pass serves every fold."""
+    out = np.empty((count, 2, 3))
+    for i in range(count):
+        x = store.batch([i])[0].double()
+        out[i] = np.stack([x.mean((1, 2)).cpu().numpy(), (x**2).mean((1, 2)).cpu().numpy()])
+    return out
+
+
+def fitted_scale(sample_moments: np.ndarray, train: Sequence[int]) -> Scale:
+    """Mean and standard deviation over the training clips ``train``, and over them only."""
+    first, second = sample_moments[list(train)].mean(0)
+    std = np.sqrt(np.maximum(second - first**2, 1e-12))  # a corpus without any motion must not divide by zero
+    return Scale(tuple(first.tolist()), tuple(std.tolist()))
+
+
+def flip(x: Tensor, which: Tensor) -> Tensor:
+    """Mirror the samples ``which`` (B,) bool of x (B, 3, H, W) in px left to right; u changes its sign."""
+    mirrored = x.flip(-1) * torch.tensor([-1.0, 1.0, 1.0], device=x.device).view(1, -1, 1, 1)
+    return torch.where(which.view(-1, 1, 1, 1), mirrored, x)
+
+
+def batches(order: Sequence[int], size: int) -> Iterator[list[int]]:
+    """``order`` in pieces of ``size``; a last piece of one clip joins the piece before (BatchNorm needs two)."""
+    order = list(order)
+    cuts = list(range(0, len(order), size))
+    if len(cuts) > 1 and len(order) - cuts[-1] == 1:
+        cuts.pop()
+    yield from (order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True))

@@ -1,0 +1,128 @@
+"""Pooling predictions of folds and scoring them; the same for a run just trained and for files from elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mepipe.errors import DataError
+from mepipe.workspace import Workspace, write_json
+from mepipe_model.metrics import Scores
+from mepipe_model.runs import Prediction, Run, find_run, read_predictions, write_predictions
+
+LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
+SELECTION = {
+    "fixed": "fixed (last epoch)",
+    "inner": "inner (epoch chosen on training subjects held out inside the fold)",
+    "oracle": "fixed (last epoch)",  # what an oracle run reports as its honest part
+}
+
+
+def score(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
+    """UF1, UAR, ACC, per class, confusion matrix, and the same per corpus, of pooled predictions.
+
+    ``warnings`` lists what a reader must know, such as a class absent from one corpus.
+    """
+    if not rows:
+        raise DataError("no predictions to score", do="train at least one fold")
+    result, notes = _scored(rows, classes, "")
+    corpora = list(dict.fromkeys(r.corpus for r in rows))
+    result["per_corpus"] = {}
+    for corpus in corpora:
+        part, more = _scored([r for r in rows if r.corpus == corpus], classes, f"{corpus}: ")
+        result["per_corpus"][corpus] = part
+        notes += more if len(corpora) > 1 else []
+    result["warnings"] = notes
+    return result
+
+
+def _scored(rows: Sequence[Prediction], classes: Sequence[str], where: str) -> tuple[dict[str, Any], list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = Scores.of([r.true for r in rows], [r.pred for r in rows], classes).as_dict()
+    return scores, [f"{where}{w.message}" for w in caught]
+
+
+def pool_run(run: Run) -> dict[str, Any]:
+    """Write the pooled predictions.csv and metrics.json of the finished folds of ``run``. Returns the metrics."""
+    from mepipe_model.fold import ORACLE_FILE
+
+    rows = run.predictions()
+    write_predictions(run.folder / "predictions.csv", rows, run.classes)
+    done, total = len(run.finished()), len(run.fold_ids)
+    metrics = {
+        **score(rows, run.classes),
+        "selection": SELECTION[run.settings.select],
+        "protocol": run.settings.protocol,
+        "folds": {"finished": done, "of": total},
+    }
+    if run.settings.select == "oracle":
+        leaky = run.predictions(ORACLE_FILE)
+        write_predictions(run.folder / ORACLE_FILE, leaky, run.classes)
+        metrics[LEAKY] = {**score(leaky, run.classes), "selection": LEAKY}
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics
+
+
+def score_lines(run: Run, metrics: dict[str, Any]) -> list[str]:
+    """A run's scores as text."""
+    done, total = metrics["folds"]["finished"], metrics["folds"]["of"]
+    partial = "" if done == total else f" ({done} of {total} folds: not a result yet)"
+    head = f"{run.name}: {metrics['clips']} clips, {run.settings.protocol}, pooled over folds{partial}"
+    lines = [head, *_table(metrics, metrics["selection"])]
+    if LEAKY in metrics:
+        lines += _table(metrics[LEAKY], f"{LEAKY}: best epoch chosen on the test subject, not a fair score")
+    lines += [f"  warning: {w}" for w in metrics["warnings"]]
+    return [*lines, f"  predictions {run.folder / 'predictions.csv'}"]
+
+
+def _table(metrics: dict[str, Any], selection: str) -> list[str]:
+    mark = f"{LEAKY} " if selection.startswith(LEAKY) else ""
+
+    def figures(m: dict[str, Any]) -> str:
+        return "  ".join(f"{mark}{name} {m[name]:.4f}" for name in ("UF1", "UAR", "ACC"))
+
+    parts = metrics["per_corpus"] if len(metrics["per_corpus"]) > 1 else {}
+    lines = [f"  {figures(metrics)}   selection: {selection}"]
+    return lines + [f"    {name:10} {figures(m)}  ({m['clips']} clips)" for name, m in parts.items()]
+
+
+def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
+    """Pool the predictions of runs, run folders or predictions.csv files and score them together.
+
+    Raises DataError when a clip is predicted twice or the class lists differ.
+    """
+    rows: list[Prediction] = []
+    classes: tuple[str, ...] = ()
+    for source in sources:
+        more, names = _read(ws, source)
+        if classes and names != classes:
+            raise DataError(f"{source} has the classes {', '.join(names)}, the others {', '.join(classes)}")
+        classes = names
+        rows += more
+    seen: set[tuple[str, str, str]] = set()
+    for r in rows:
+        key = (r.corpus, r.subject, r.clip)
+        if key in seen:
+            do = "pool parts of one run, or evaluate one at a time"
+            raise DataError(f"{r.corpus} {r.subject}/{r.clip} is predicted twice", do=do)
+        seen.add(key)
+    return score(rows, classes)
+
+
+def _read(ws: Workspace, source: str) -> tuple[list[Prediction], tuple[str, ...]]:
+    path = Path(source)
+    if path.is_file():
+        return read_predictions(path)
+    run = find_run(ws, source)
+    return run.predictions(), run.classes
+
+
+def lines(scores: dict[str, Any]) -> list[str]:
+    """``evaluate_runs``'s result as text, with the class scores."""
+    out = [f"{scores['clips']} clips, pooled", *_table(scores, "as predicted")]
+    for name, c in scores["per_class"].items():
+        out.append(f"    {name:10} F1 {c['F1']:.4f}  recall {c['recall']:.4f}  ({c['clips']} clips)")
+    return out + [f"  warning: {w}" for w in scores["warnings"]]

@@ -1,0 +1,271 @@
+"""One fold: train on its training subjects, predict its test subjects, leave everything on disk.
+
+Every epoch draws its order, flips and dropout from a seed made of (seed, fold, epoch), so a fold that
+was killed and goes on gives the numbers of one that was not, on whichever worker it runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
+from mepipe_model.data import FlowDataset, FlowStore, Scale, batches, fitted_scale, flip, moments
+from mepipe_model.metrics import confusion_matrix
+from mepipe_model.models import create_model
+from mepipe_model.protocols import Fold, inner_split, make_folds
+from mepipe_model.recipes import learning_rate, model_options
+from mepipe_model.runs import Prediction, Run, load_run, write_predictions
+
+STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
+LOG = ("epoch", "lr", "loss", "accuracy", "inner_UF1", "oracle_leaky_accuracy")
+ORACLE_FILE = "predictions-oracle-leaky.csv"
+
+
+class Bench:
+    """What a process loads once for all its folds: the data, their moments, the device."""
+
+    def __init__(self, workspace: Path, run_folder: Path, device: str) -> None:
+        self.run: Run = load_run(run_folder)
+        self.config = self.run.settings
+        self.device = torch.device(device)
+        corpora = self.run.config["data"]["corpora"]
+        self.data = FlowDataset(Workspace(workspace).flow, corpora, self.config.classes)
+        self.store = FlowStore(self.data, self.device)
+        folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
+        self.folds = {f.id: f for f in folds}
+
+    @cached_property
+    def moments(self) -> np.ndarray:
+        return moments(self.store, len(self.data))
+
+    @property
+    def mixed(self) -> bool:
+        """bf16 on CUDA unless fp32 was asked for; the scan keeps its state in fp32 either way."""
+        auto = self.device.type == "cuda" and self.config.precision == "auto"
+        return auto or self.config.precision == "bf16"
+
+
+_bench: Bench | None = None
+
+
+def start_worker(workspace: Path, run_folder: Path, device: str, threads: int) -> None:
+    """Load this process's bench. threads: of torch."""
+    global _bench  # a worker process has one bench, loaded once
+    torch.set_num_threads(threads)
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    _bench = Bench(workspace, run_folder, device)
+
+
+def train_fold(fold_id: str) -> str:
+    """Train and judge one fold in this process; a finished fold is left alone. Returns its id."""
+    assert _bench is not None, "start_worker has not run in this process"
+    if _bench.run.fold_facts(fold_id) is None:
+        _Training(_bench, _bench.folds[fold_id]).run()
+    return fold_id
+
+
+@dataclass
+class _Best:
+    """The epoch a selection rule has chosen so far."""
+
+    epoch: int = -1
+    score: float = -1.0
+    kept: Any = None  # inner: the weights; oracle: the predictions' logits
+
+    def offer(self, epoch: int, score: float, kept: Any) -> None:
+        if score > self.score:
+            self.epoch, self.score, self.kept = epoch, score, kept
+
+
+class _Training:
+    """The training of one fold."""
+
+    def __init__(self, bench: Bench, fold: Fold) -> None:
+        self.bench, self.fold, self.config = bench, fold, bench.config
+        self.folder = make_folder(bench.run.fold(fold.id))
+        samples, seed = bench.data.samples, self.config.seed
+        inner = inner_split(samples, fold.train, seed) if self.config.select == "inner" else None
+        self.train = list(inner.train if inner else fold.train)
+        self.validation = list(inner.test) if inner else []
+        standard = self.config.scale == "standard"
+        self.scale = fitted_scale(bench.moments, self.train) if standard else Scale.none()
+        torch.manual_seed(seed_of(seed, fold.id, "weights"))
+        options = model_options(self.config)
+        self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(self.config.weight_decay), betas=(0.9, 0.999))
+        self.best = _Best()
+        self.log: list[dict[str, float | int | str]] = []
+        self.started = time.monotonic()
+
+    def run(self) -> None:
+        epochs, saved = self.config.epochs or 0, time.monotonic()
+        for epoch in range(self._load_state(), epochs):
+            loss, accuracy = self._epoch(epoch)
+            row: dict[str, float | int | str] = {"epoch": epoch + 1, "lr": f"{self._rate(epoch, 0):.3e}"}
+            row |= {"loss": round(loss, 6), "accuracy": round(accuracy, 4), **self._look(epoch)}
+            self.log.append(row)
+            self._write_log()
+            if self.config.select == "inner" and epoch - self.best.epoch >= self.config.patience:
+                break
+            if time.monotonic() - saved > STATE_EVERY and epoch + 1 < epochs:
+                self._save_state(epoch + 1)
+                saved = time.monotonic()
+        self._finish()
+
+    def _epoch(self, epoch: int) -> tuple[float, float]:
+        """One pass over the training clips. Returns their mean loss and the accuracy while training."""
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, self.fold.id, f"epoch {epoch}"))
+        torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}"))
+        order = [self.train[i] for i in torch.randperm(len(self.train), generator=generator).tolist()]
+        assert self.config.batch_size is not None
+        assert self.config.epochs is not None
+        pieces = list(batches(order, self.config.batch_size))
+        total, right = 0.0, 0
+        self.model.train()
+        for step, indices in enumerate(pieces):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate(epoch, step, len(pieces))
+            which = torch.rand(len(indices), generator=generator) < self.config.flip
+            x = self.scale(flip(self.bench.store.batch(indices), which.to(self.bench.device)))
+            target = torch.tensor([self.bench.data.targets[i] for i in indices], device=self.bench.device)
+            out = self._forward(x)
+            loss = self.model.head.loss(out, target, epoch / self.config.epochs)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.config.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            total += loss.item() * len(indices)
+            right += int((self.model.head.decide(out) == target).sum())
+        return total / len(order), right / len(order)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if not self.bench.mixed:
+            return self.model(x)
+        with torch.autocast(self.bench.device.type, torch.bfloat16):
+            return self.model(x).float()
+
+    def _rate(self, epoch: int, step: int, steps: int | None = None) -> float:
+        assert self.config.batch_size is not None
+        steps = steps or len(list(batches(self.train, self.config.batch_size)))
+        return learning_rate(self.config, epoch * steps + step, steps)
+
+    @torch.inference_mode()
+    def _logits(self, indices: Sequence[int]) -> Tensor:
+        """Raw outputs for clips, (len(indices), K') on the CPU."""
+        self.model.eval()
+        assert self.config.batch_size is not None
+        pieces = [indices[i : i + self.config.batch_size] for i in range(0, len(indices), self.config.batch_size)]
+        return torch.cat([self._forward(self.scale(self.bench.store.batch(p))).cpu() for p in pieces])
+
+    def _look(self, epoch: int) -> dict[str, float]:
+        """What the selection rule looks at after an epoch. ``fixed`` looks at nothing."""
+        if self.config.select == "inner":
+            pred = self.model.head.decide(self._logits(self.validation)).tolist()
+            true = [self.bench.data.targets[i] for i in self.validation]
+            score = _macro_f1(true, pred, len(self.bench.data.classes))
+            if score > self.best.score:
+                self.best.offer(epoch, score, copy.deepcopy(self.model.state_dict()))
+            return {"inner_UF1": round(score, 4)}
+        if self.config.select == "oracle":
+            logits = self._logits(self.fold.test)
+            true = torch.tensor([self.bench.data.targets[i] for i in self.fold.test])
+            score = float((self.model.head.decide(logits) == true).float().mean())
+            self.best.offer(epoch, score, logits)
+            return {"oracle_leaky_accuracy": round(score, 4)}
+        return {}
+
+    # --- what is left on disk ---
+
+    def _finish(self) -> None:
+        if self.config.select == "inner":
+            self.model.load_state_dict(self.best.kept)
+        self._write_predictions("predictions.csv", self._logits(self.fold.test))
+        if self.config.select == "oracle":
+            self._write_predictions(ORACLE_FILE, self.best.kept)
+        if self.config.weights == "all":
+            save_weights(self.folder, self.model, self.scale, self.bench.data.classes)
+        facts = {
+            "fold": self.fold.id,
+            "train_clips": len(self.train),
+            "validation_clips": len(self.validation),
+            "test_clips": len(self.fold.test),
+            "epochs": len(self.log),
+            "judged_epoch": self.best.epoch + 1 if self.config.select == "inner" else len(self.log),
+            "scale": {"mean": self.scale.mean, "std": self.scale.std},
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        write_json(self.folder / "fold.json", facts)
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+    def _write_predictions(self, name: str, logits: Tensor) -> None:
+        head, classes = self.model.head, self.bench.data.classes
+        pred, p = head.decide(logits).tolist(), head.probabilities(logits.float()).tolist()
+        rows = []
+        for at, i in enumerate(self.fold.test):
+            s = self.bench.data.samples[i]
+            true = classes[self.bench.data.targets[i]]
+            rows.append(Prediction(s.corpus, s.subject, s.clip, self.fold.id, true, classes[pred[at]], tuple(p[at])))
+        write_predictions(self.folder / name, rows, classes)
+
+    def _write_log(self) -> None:
+        used = [c for c in LOG if c in self.log[0]]
+        lines = [",".join(used), *(",".join(str(r.get(c, "")) for c in used) for r in self.log)]
+        write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
+
+    def _save_state(self, next_epoch: int) -> None:
+        state = {
+            "next_epoch": next_epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": [self.best.epoch, self.best.score, self.best.kept],
+            "log": self.log,
+        }
+        with atomic_file(self.folder / "state.pt") as temp:
+            torch.save(state, temp)
+
+    def _load_state(self) -> int:
+        """Go on from state.pt when it is there. Returns the epoch to start with."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return 0
+        state = torch.load(path, map_location=self.bench.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = _Best(*state["best"])
+        self.log = state["log"]
+        return int(state["next_epoch"])
+
+
+def save_weights(folder: Path, model: Any, scale: Scale, classes: Sequence[str]) -> None:
+    """weights.safetensors, and weights.json with all that is needed to use them."""
+    from safetensors.torch import save_file
+
+    with atomic_file(folder / "weights.safetensors") as temp:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temp)
+    about = {"model": model.config, "classes": list(classes), "scale": {"mean": scale.mean, "std": scale.std}}
+    write_json(folder / "weights.json", about)
+
+
+def seed_of(seed: int, fold: str, what: str) -> int:
+    """A seed of its own for every (run seed, fold, purpose), the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{fold}/{what}".encode()).digest()[:7], "little")
+
+
+def _macro_f1(true: Sequence[int], pred: Sequence[int], classes: int) -> float:
+    """UF1 over the classes that occur: a small validation set need not hold all of them."""
+    matrix = confusion_matrix(true, pred, range(classes))
+    size = matrix.sum(0) + matrix.sum(1)
+    return float((2 * matrix.diagonal()[size > 0] / size[size > 0]).mean())

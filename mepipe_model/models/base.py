@@ -1,0 +1,47 @@
+"""What every model offers the training loop: a head, its configuration, and parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mepipe_model.models.heads import Head
+
+# State-space parameters: decaying A_log pulls every decay rate towards A = -1 (Mamba excludes it;
+# MambaVision means to and does not, since timm never reads its mark).
+STATE_NAMES = ("A_log",)
+
+
+class FlowModel(nn.Module):
+    """Maps (B, 3, H, W) float32 to raw logits (B, K'); ``head`` turns those into loss and labels."""
+
+    head: Head
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self._config = config
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All resolved options, JSON values only; ``create_model(**config)`` rebuilds the model."""
+        return dict(self._config)
+
+    def parameter_groups(self, weight_decay: float, decay_state: bool = False) -> list[dict[str, Any]]:
+        """Two optimiser groups: matrices and kernels decay; vectors and state parameters do not.
+
+        Vectors are biases, norms, layer scales and D.  decay_state: decay A_log like the matrices,
+        as training MambaVision's released code with timm does.
+        """
+        decay: list[nn.Parameter] = []
+        keep: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            state = name.rsplit(".", 1)[-1] in STATE_NAMES and not decay_state
+            (keep if parameter.ndim < 2 or state else decay).append(parameter)
+        return [
+            {"params": decay, "weight_decay": weight_decay},
+            {"params": keep, "weight_decay": 0.0},
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError

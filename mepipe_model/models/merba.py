@@ -1,0 +1,176 @@
+"""MERba (arXiv 2506.14468v1): its options, and the presets built from them.
+
+The paper leaves several points open; each is an option whose default is our reading of it, with
+the reason beside it.  docs/models.md lists them with what speaks for either side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mepipe_model.models.options import (
+    fraction,
+    one_of,
+    option,
+    positive,
+    positive_or_none,
+    resolve,
+    whole,
+    wholes,
+)
+from mepipe_model.models.registry import register_model
+from mepipe_model.ops.directions import parse_scans
+
+if TYPE_CHECKING:
+    from mepipe_model.models.merba_net import Merba
+
+STAGES = 4
+HEAD_OPTIONS = {"dgcm": ("fine_mean", "decision"), "linear": ("label_smoothing",)}
+FLOW_INPUT = "flow (u, v, magnitude), 3xHxW, 224x224 in the paper"
+
+
+def scans(value: Any) -> str:
+    """Directions joined by '+', in one spelling."""
+    if not isinstance(value, str):
+        raise ValueError("must be directions joined by '+', like a+b+c+d")
+    return "+".join(parse_scans(value))
+
+
+@dataclass(frozen=True)
+class MerbaConfig:
+    """All options of the family; stages are counted 1 to 4 as in Table I of the paper."""
+
+    num_classes: int = option(3, whole)
+    # Widths.  Stage k is dim * 2^(k-1) wide; Table I gives 128 ... 1024 (its "D4 = D3" means that
+    # stage 4 does not double once more).
+    dim: int = option(128, whole)
+    stem_dim: int = option(64, whole)
+    # "conv3x3": two overlapping 3x3 convs, as "consistent with MambaVision-B"; "conv4x4": the
+    # "non-overlapping patches" of the text.
+    stem: str = option("conv3x3", one_of("conv3x3", "conv4x4"))
+    # Blocks.  The first len(conv_depths) stages are convolutional, the others are local-global.
+    conv_depths: tuple[int, ...] = option((3,), wholes)
+    local_depths: tuple[int, ...] = option((2, 6, 4), wholes)
+    global_depths: tuple[int, ...] = option((2, 2, 2), wholes)
+    heads: tuple[int, ...] = option((4, 8, 16), wholes)  # not stated; head width 64 as MambaVision-B
+    window: int = option(7, whole)
+    mlp_ratio: float = option(4.0, positive)  # not stated; MambaVision's
+    variant: str = option("local/global", one_of("local/global", "local/local", "global/global"))  # Table VI
+    # Mixer.  Sharing is undecidable from the text: eq. (2) writes one MixerBlock, so "shared".
+    # "ssm": conv, x_proj, dt, A, D per direction; "full": in_proj per direction too.
+    scans: str = option("a+b+c+d", scans)
+    mixer_sharing: str = option("shared", one_of("shared", "ssm", "full"))
+    d_state: int = option(8, whole)
+    # "mambavision": every Linear truncated normal(0.02), dt bias 0, as its released code does, so
+    # dt starts at ln 2; "mamba": fan-in uniform Linears and dt in [0.001, 0.1], as Mamba's code.
+    init: str = option("mambavision", one_of("mambavision", "mamba"))
+    # Regularisation.  "dropout rate 0.1" read as MambaVision's drop_rate; drop path is B's own 0.3.
+    drop_rate: float = option(0.1, fraction)
+    drop_path: float = option(0.3, fraction)
+    attn_drop: float = option(0.0, fraction)
+    layer_scale: float | None = option(1e-5, positive_or_none)  # not stated; MambaVision's.  None: none
+    # Head.
+    head: str = option("linear", one_of("linear", "dgcm"))
+    label_smoothing: float = option(0.0, fraction)
+    fine_mean: str = option("negatives", one_of("negatives", "batch"))
+    decision: str = option("hard", one_of("hard", "product"))
+    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "mamba_ssm"))
+
+    def check(self) -> None:
+        """What concerns several options at once; raises ValueError."""
+        self._check_stages()
+        if self.dim % 2:
+            raise ValueError(f"dim={self.dim} must be even: the mixer works on halves")
+        if self.head == "dgcm" and self.num_classes != 7:
+            raise ValueError(
+                f"head=dgcm is defined for the 7 DFME classes, not for {self.num_classes}; use head=linear"
+            )
+        if self.head == "dgcm" and self.label_smoothing:
+            raise ValueError("label_smoothing is defined for head=linear only")
+
+    def _check_stages(self) -> None:
+        wanted = STAGES - len(self.conv_depths)
+        for name in ("local_depths", "global_depths", "heads"):
+            if len(getattr(self, name)) != wanted:
+                raise ValueError(
+                    f"{name}={list(getattr(self, name))} must have {wanted} entries, one per stage "
+                    f"after the {len(self.conv_depths)} of conv_depths"
+                )
+        for k, heads in enumerate(self.heads, start=len(self.conv_depths)):
+            width = self.dim << k
+            if heads < 1 or width % heads:
+                raise ValueError(f"heads={list(self.heads)}: {heads} does not divide stage width {width}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options as JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Merba:
+    """The network of ``preset`` with the user's options over it."""
+    config = resolve(MerbaConfig, name, preset, options)
+    from mepipe_model.models.merba_net import Merba
+
+    return Merba(name, config)
+
+
+@register_model(
+    "merba",
+    summary="local window scans (mixer) and global attention; Table I of the paper",
+    input=FLOW_INPUT,
+    source="Mao et al. 2025, arXiv 2506.14468v1; no public code",
+    fidelity="paper",
+    published=(
+        "3DB LOSO UF1 0.8840, UAR 0.8777 (Table V); DFME, 7 classes with DGCM: test A UF1 0.4332, "
+        "test B 0.4302 (Table IV); early stopping without a described validation set"
+    ),
+    params=99_803_459,
+)
+def merba(name: str, options: dict[str, Any]) -> Merba:
+    return build(name, {}, options)
+
+
+@register_model(
+    "merba_small",
+    summary="MERba at half the width",
+    input=FLOW_INPUT,
+    source="MERba; the width is ours",
+    fidelity="reconstruction",
+    published="none",
+    params=25_018_531,
+)
+def merba_small(name: str, options: dict[str, Any]) -> Merba:
+    return build(name, {"dim": 64, "stem_dim": 32, "heads": (2, 4, 8)}, options)
+
+
+# What differs from the paper, and why: a few hundred optimiser steps on some fifty clips.
+TINY = {
+    "dim": 16,
+    "stem_dim": 8,
+    "conv_depths": (1,),
+    "local_depths": (1, 1, 1),
+    "global_depths": (1, 1, 1),
+    "heads": (1, 2, 4),  # head width 32
+    # A branch that starts at 1e-5 and grows by about lr per step would stay asleep for the whole run.
+    "layer_scale": None,
+    # Normal(0.02) weights at a fan-in of 16 shrink a signal 12-fold per Linear, and dt = ln 2 forgets
+    # in two tokens; fan-in scaled weights and dt in [0.001, 0.1] see the whole window from the start.
+    "init": "mamba",
+    # Seven blocks at these widths underfit rather than overfit.
+    "drop_rate": 0.0,
+    "drop_path": 0.0,
+}
+
+
+@register_model(
+    "merba_tiny",
+    summary="every stage and kind of block of MERba, one each, 1/8 of the width: for CPUs and tests",
+    input=FLOW_INPUT,
+    source="MERba; widths, depths and initialisation are ours",
+    fidelity="reconstruction",
+    published="none",
+    params=586_475,
+)
+def merba_tiny(name: str, options: dict[str, Any]) -> Merba:
+    return build(name, TINY, options)

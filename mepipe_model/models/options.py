@@ -1,0 +1,91 @@
+"""Model options as dataclass fields that carry their own check, so that errors name the option."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import field, fields
+from typing import Any, TypeVar
+
+from mepipe.errors import UsageError
+
+T = TypeVar("T")
+Check = Callable[[Any], Any]  # returns the cleaned value or raises ValueError("must be ...")
+
+
+def option(default: Any, check: Check) -> Any:
+    """A dataclass field with a default and a check."""
+    return field(default=default, metadata={"check": check})
+
+
+def resolve(config: type[T], model: str, preset: dict[str, Any], options: dict[str, Any]) -> T:
+    """``config`` from its defaults, overridden by the preset, overridden by the user's options.
+
+    Calls ``config.check()`` for what concerns several options at once.
+    Raises UsageError naming the model, the option and the valid choices.
+    """
+    checks = {f.name: f.metadata["check"] for f in fields(config)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in {**preset, **options}.items():
+        if key not in checks:
+            raise _unknown_option(model, key, list(checks))
+        try:
+            values[key] = checks[key](value)
+        except ValueError as error:
+            raise UsageError(f"model {model}: option {key}={value!r} {error}") from None
+    made = config(**values)
+    try:
+        made.check()  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise UsageError(f"model {model}: {error}") from None
+    return made
+
+
+def _unknown_option(model: str, key: str, valid: list[str]) -> UsageError:
+    close = difflib.get_close_matches(key, valid, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UsageError(f"model {model} has no option {key!r}", do=f"{hint}valid: {', '.join(valid)}")
+
+
+def whole(value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return value
+
+
+def wholes(value: Any) -> tuple[int, ...]:
+    """A list of whole numbers of at least 0."""
+    items = tuple(value) if isinstance(value, (list, tuple)) else None
+    if items is None or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in items):
+        raise ValueError("must be a list of whole numbers, like [2, 6, 4]")
+    return items
+
+
+def fraction(value: Any) -> float:
+    """A number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError("must be a number in [0, 1)")
+    return float(value)
+
+
+def positive(value: Any) -> float:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError("must be a number above 0")
+    return float(value)
+
+
+def positive_or_none(value: Any) -> float | None:
+    return None if value is None else positive(value)
+
+
+def one_of(*choices: str) -> Check:
+    """One of the given words."""
+
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+
+    return check

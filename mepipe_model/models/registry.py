@@ -1,0 +1,83 @@
+"""The table of models.  Family modules fill it and import torch only inside their builders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from mepipe.errors import UsageError
+from mepipe.registry import Registry
+
+if TYPE_CHECKING:
+    from mepipe_model.models.base import FlowModel
+
+FAMILIES = ("merba", "mambavision")  # modules of this package that register models when imported
+
+Builder = Callable[..., "FlowModel"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a reader should know before training a model.
+
+    fidelity: "paper" written from a paper's text, "code" checked against the authors' code,
+    "reconstruction" where essential details are ours.  params: trainable parameters as built by
+    ``create_model(name)``.  published: scores the source reports, and what to know about them.
+    """
+
+    name: str
+    summary: str
+    input: str
+    source: str
+    fidelity: Literal["paper", "code", "reconstruction"]
+    published: str
+    params: int
+
+
+_MODELS: Registry[tuple[ModelInfo, Builder]] = Registry("model")
+
+
+def register_model(name: str, **about: Any) -> Callable[[Builder], Builder]:
+    """Decorator for a builder ``(name, options) -> FlowModel``; ``about`` fills ModelInfo.
+
+    ``options`` is a dict with ``num_classes`` and whatever the caller passed.
+    """
+    info = ModelInfo(name=name, **about)
+
+    def put(builder: Builder) -> Builder:
+        _MODELS.register(name)((info, builder))
+        return builder
+
+    return put
+
+
+def create_model(name: str, *, num_classes: int = 3, **options: Any) -> FlowModel:
+    """Build a model with fresh weights, drawn from torch's global generator.
+
+    Raises UsageError for an unknown model, an unknown option or a value out of range.
+    ``create_model(**model.config)`` builds the same architecture again.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise UsageError(f"num_classes={num_classes!r}: a model needs a whole number of at least 2 classes")
+    _, builder = _known().get(name)
+    return builder(name, {"num_classes": num_classes, **options})
+
+
+def list_models() -> list[str]:
+    """Names of all registered models, in the order of registration; does not import torch."""
+    return _known().names()
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known about a model, without building it.  Raises UsageError for an unknown name."""
+    return _known().get(name)[0]
+
+
+@lru_cache(maxsize=1)
+def _known() -> Registry[tuple[ModelInfo, Builder]]:
+    for family in FAMILIES:
+        import_module(f"mepipe_model.models.{family}")
+    return _MODELS

@@ -1,0 +1,148 @@
+"""One clip through the very code that made the training data: face, apex, flow, class probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mepipe.clipwork import Context, Tools, align_clip, grey, needed_frames, settle_frames
+from mepipe.datasets.base import Clip
+from mepipe.errors import DataError, UsageError
+from mepipe.flow import TVL1Params, resolve_engine
+from mepipe.frames import VideoFile, open_frames
+from mepipe.settings import PrepareConfig
+from mepipe.workspace import Workspace, write_bytes
+from mepipe_model.runs import Run, find_run, read_json
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ``predict_clip`` found. probabilities: by class name, they sum to 1."""
+
+    clip: str
+    run: str
+    onset: int
+    apex: int
+    apex_source: str
+    align: str
+    prediction: str
+    probabilities: dict[str, float]
+    folds: tuple[str, ...]
+    largest_motion: float
+    picture: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "folds": list(self.folds)}
+
+    def lines(self) -> list[str]:
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        out = [f"{self.clip}: {self.prediction}"]
+        out += [f"  {name:10} {p:6.1%}" for name, p in ranked]
+        out.append(f"  onset {self.onset}, apex {self.apex} ({self.apex_source}), crop by {self.align}, "
+                   f"largest motion {self.largest_motion:.2f} px at 224x224")  # fmt: skip
+        out.append(f"  mean of {len(self.folds)} models of {self.run}")
+        return out + ([f"  picture {self.picture}"] if self.picture else [])
+
+
+def predict_clip(
+    ws: Workspace,
+    run: str,
+    path: Path,
+    *,
+    onset: int | None = None,
+    apex: int | None = None,
+    offset: int | None = None,
+    fold: str | None = None,
+    landmarks: str | None = None,
+    picture: Path | None = None,
+) -> Answer:
+    """Classify the clip at ``path`` (a folder of frames or a video) with the weights of ``run``.
+
+    onset, apex, offset: frame numbers; by default the first frame, spotted, the last frame.  The
+    probabilities are the mean over the folds' models, or those of ``fold`` alone.
+    Raises UsageError or DataError: no such run or weights, no face, damaged frames.
+    """
+    the_run = find_run(ws, run)
+    folds = usable_folds(the_run, fold)
+    config = PrepareConfig(landmarks=landmarks)
+    frames = open_frames(path)
+    clip = _clip(path, frames, onset, apex, offset)
+    clip = settle_frames(clip, frames.numbers, config.max_gap)
+    tools = Tools(config, Context.of(config))
+    aligned = align_clip(frames, clip, needed_frames(clip, frames.numbers, config.frames), tools)
+    clip = aligned.clip
+    assert clip.onset is not None
+    assert clip.apex is not None
+    first, top = aligned.crops[clip.onset], aligned.crops[clip.apex]
+    flow = flow_like(the_run, grey(first), grey(top))
+    probabilities = {c: float(p) for c, p in zip(the_run.classes, mean_probabilities(the_run, folds, flow), strict=True)}
+    answer = Answer(
+        clip=str(path),
+        run=the_run.name,
+        onset=clip.onset,
+        apex=clip.apex,
+        apex_source="given" if apex is not None and clip.apex_source == "annotated" else clip.apex_source,
+        align="box" if aligned.points is None else f"{len(aligned.points)} landmarks",
+        prediction=max(probabilities, key=lambda c: probabilities[c]),
+        probabilities=probabilities,
+        folds=tuple(folds),
+        largest_motion=float(flow[2].max()),
+        picture=str(picture) if picture else None,
+    )
+    if picture:
+        from mepipe.report import prediction_picture
+
+        title = f"{path.name}: {answer.prediction}"
+        write_bytes(picture, prediction_picture(first, top, flow, the_run.classes, list(probabilities.values()), title))
+    return answer
+
+
+def usable_folds(run: Run, fold: str | None) -> list[str]:
+    """The folds whose weights are there. Raises UsageError for an unknown fold, DataError when there are none."""
+    if fold is not None and fold not in run.fold_ids:
+        raise UsageError(f"{run.name} has no fold {fold!r}", do=f"valid: {', '.join(run.fold_ids)}")
+    wanted = [fold] if fold else run.finished()
+    there = [f for f in wanted if (run.fold(f) / "weights.safetensors").is_file()]
+    if not there:
+        raise DataError(f"{run.folder} has no weights", do="train it (with --weights all, the default)")
+    return there
+
+
+def _clip(path: Path, frames: Any, onset: int | None, apex: int | None, offset: int | None) -> Clip:
+    onset = frames.numbers[0] if onset is None else onset
+    offset = frames.numbers[-1] if offset is None else offset
+    if not onset < offset or (apex is not None and not onset < apex <= offset):
+        raise UsageError(f"onset {onset}, apex {apex}, offset {offset}: onset < apex <= offset is needed")
+    fps = frames.fps if isinstance(frames, VideoFile) else 0.0
+    return Clip("", "", path.name, onset, apex, offset, fps, "")
+
+
+def flow_like(run: Run, onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
+    """Flow (3, 224, 224) in px with the parameters of the run's own shards."""
+    recorded = run.config["data"].get("flow", {})
+    engine, _ = resolve_engine("auto")
+    return engine.flow(onset[None], apex[None], TVL1Params(**recorded.get("parameters", {})))[0]
+
+
+def mean_probabilities(run: Run, folds: list[str], flow: np.ndarray) -> np.ndarray:
+    """(classes,) mean over the models of ``folds``, each with its own scaling."""
+    import torch
+    from safetensors.torch import load_file
+
+    from mepipe_model.data import Scale
+    from mepipe_model.models import create_model
+
+    total = np.zeros(len(run.classes))
+    for fold in folds:
+        about = read_json(run.fold(fold) / "weights.json") or {}
+        model = create_model(**about["model"])
+        model.load_state_dict(load_file(run.fold(fold) / "weights.safetensors"))
+        model.eval()
+        scale = Scale(tuple(about["scale"]["mean"]), tuple(about["scale"]["std"]))
+        with torch.inference_mode():
+            out = model(scale(torch.from_numpy(flow)[None]))
+            total += model.head.probabilities(out)[0].double().numpy()
+    return total / len(folds)

@@ -1,0 +1,112 @@
+"""How subjects are split: every protocol is a list of folds, and no subject is on both sides of one.
+
+A subject is a (corpus, subject) pair: ``sub01`` of one corpus is not ``s1`` of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mepipe.errors import DataError, UsageError
+from mepipe.registry import Registry
+from mepipe.shards import Sample
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training: ``train`` and ``test`` are positions in the sample list."""
+
+    id: str
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+Protocol = Callable[..., list[Fold]]
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+
+
+def subject_of(sample: Sample) -> str:
+    """``<corpus>_<subject>``, which is also the fold id of LOSO."""
+    return f"{sample.corpus}_{sample.subject}"
+
+
+def make_folds(protocol: str, samples: Sequence[Sample], *, k: int = 5, seed: int = 0) -> list[Fold]:
+    """The folds of ``protocol`` over ``samples``. Raises DataError when they cannot be formed."""
+    folds = PROTOCOLS.get(protocol)(samples, k=k, seed=seed)
+    for fold in folds:
+        shared = {subject_of(samples[i]) for i in fold.train} & {subject_of(samples[i]) for i in fold.test}
+        if shared:
+            raise DataError(f"fold {fold.id}: {', '.join(sorted(shared))} in training and in test")
+    return folds
+
+
+@PROTOCOLS.register("loso")
+def loso(samples: Sequence[Sample], **_: int) -> list[Fold]:
+    """Leave one subject out: one fold per subject, in order of first appearance."""
+    subjects = list(dict.fromkeys(map(subject_of, samples)))
+    if len(subjects) < 2:
+        raise DataError(f"leave-one-subject-out needs two subjects, there is {len(subjects)}", do="add data")
+    return [_fold(samples, s, {s}) for s in subjects]
+
+
+@PROTOCOLS.register("kfold")
+def kfold(samples: Sequence[Sample], *, k: int, seed: int) -> list[Fold]:
+    """K groups of whole subjects, of nearly equal numbers of clips; which goes where depends on ``seed``."""
+    sizes = Counter(map(subject_of, samples))
+    if len(sizes) < k:
+        raise DataError(f"{k} folds need {k} subjects, there are {len(sizes)}", do="lower --k")
+    groups: list[set[str]] = [set() for _ in range(k)]
+    for subject in sorted(sizes, key=lambda s: (-sizes[s], shuffled(s, seed))):
+        min(groups, key=lambda g: (sum(sizes[s] for s in g), len(g))).add(subject)
+    return [_fold(samples, f"kfold_{n}", group) for n, group in enumerate(groups, start=1)]
+
+
+@PROTOCOLS.register("holdout")
+def holdout(samples: Sequence[Sample], **_: int) -> list[Fold]:
+    """The corpus's own split: train on ``train``, test on every other part (DFME: A and B)."""
+    train = tuple(i for i, s in enumerate(samples) if s.split == "train")
+    test = tuple(i for i, s in enumerate(samples) if s.split and s.split != "train")
+    if not train or not test:
+        raise DataError("these corpora have no train/test split", do="use --protocol loso or kfold")
+    return [Fold("holdout", train, test)]
+
+
+def inner_split(samples: Sequence[Sample], train: Sequence[int], seed: int, share: float = 0.15) -> Fold:
+    """A subject-disjoint validation set inside a training set: about ``share`` of its subjects, at least one.
+
+    Raises DataError when the training set has a single subject.
+    """
+    subjects = sorted({subject_of(samples[i]) for i in train}, key=lambda s: shuffled(s, seed))
+    if len(subjects) < 2:
+        raise DataError("an inner validation needs two training subjects", do="use --select fixed")
+    held = set(subjects[: max(1, round(share * len(subjects)))])
+    inside = tuple(i for i in train if subject_of(samples[i]) not in held)
+    return Fold("inner", inside, tuple(i for i in train if subject_of(samples[i]) in held))
+
+
+def chosen(folds: list[Fold], wanted: str | None) -> list[Fold]:
+    """The folds of ``--folds``: ids or 1-based numbers, comma separated. Raises UsageError for others."""
+    if wanted is None:
+        return folds
+    by_name = {f.id: f for f in folds} | {str(n): f for n, f in enumerate(folds, start=1)}
+    picked = []
+    for word in filter(None, (w.strip() for w in wanted.split(","))):
+        if word not in by_name:
+            some = ", ".join(f.id for f in folds[:6])
+            raise UsageError(f"--folds: there is no fold {word!r}", do=f"valid: 1 to {len(folds)}, or {some}, ...")
+        picked.append(by_name[word])
+    return list(dict.fromkeys(picked))
+
+
+def shuffled(name: str, seed: int) -> str:
+    """A sort key that orders names at random, the same on every machine."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def _fold(samples: Sequence[Sample], name: str, held: set[str]) -> Fold:
+    inside = [subject_of(s) in held for s in samples]
+    train = tuple(i for i, held_out in enumerate(inside) if not held_out)
+    return Fold(name, train, tuple(i for i, held_out in enumerate(inside) if held_out))

@@ -1,0 +1,185 @@
+"""A run's folder: what is in it, how it is named, how it is found again.
+
+RUN/config.json          all resolved settings, versions, seed, device, hashes of the shards
+RUN/folds/<fold>/        log.csv, predictions.csv, weights.safetensors + weights.json, state.pt while training,
+                         fold.json written last
+RUN/predictions.csv      pooled; RUN/metrics.json; RUN/report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.settings import TrainConfig
+from mepipe.workspace import Workspace, digest, safe_name, write_text
+
+FORMAT, VERSION = "mepipe.run", 1
+# settings that do not change any number of a run
+BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "data"})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of predictions.csv; true and pred are class names."""
+
+    corpus: str
+    subject: str
+    clip: str
+    fold: str
+    true: str
+    pred: str
+    probabilities: tuple[float, ...]
+
+
+class Run:
+    """A run folder and its config.json."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def settings(self) -> TrainConfig:
+        return train_config(self.config["settings"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.config["data"]["classes"])
+
+    @property
+    def fold_ids(self) -> list[str]:
+        return list(self.config["data"]["folds"])
+
+    def fold(self, fold_id: str) -> Path:
+        return self.folder / "folds" / safe_name(fold_id)
+
+    def fold_facts(self, fold_id: str) -> dict[str, Any] | None:
+        """fold.json of a finished fold; None while it is not finished."""
+        return read_json(self.fold(fold_id) / "fold.json", missing_ok=True)
+
+    def finished(self) -> list[str]:
+        return [f for f in self.fold_ids if (self.fold(f) / "fold.json").is_file()]
+
+    def predictions(self, name: str = "predictions.csv") -> list[Prediction]:
+        """The predictions of all finished folds, in the order of the folds."""
+        out = []
+        for fold in self.finished():
+            out += read_predictions(self.fold(fold) / name)[0]
+        return out
+
+
+def train_config(settings: dict[str, Any]) -> TrainConfig:
+    """TrainConfig from config.json; settings this version does not know are an error, absent ones take defaults."""
+    known = {f.name for f in fields(TrainConfig)}
+    unknown = set(settings) - known
+    if unknown:
+        raise DataError(f"the run has settings this version does not know: {', '.join(sorted(unknown))}")
+    lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
+    return TrainConfig(**settings | lists)
+
+
+def run_name(settings: TrainConfig, data_name: str, fingerprint: str, device: str) -> str:
+    """A name that is equal for equal settings, data and kind of device, so that the same command resumes."""
+    decisive = {k: v for k, v in asdict(settings).items() if k not in BESIDE}
+    return safe_name(f"{settings.protocol}-{data_name}-{settings.model}-{digest([decisive, fingerprint, device])[:8]}")
+
+
+def find_run(ws: Workspace, name: str | Path) -> Run:
+    """The run called ``name`` in the workspace, or the run in the folder ``name``. Raises UsageError, DataError."""
+    for folder in (ws.runs / str(name), Path(name)):
+        if (folder / "config.json").is_file():
+            return load_run(folder)
+    known = sorted(p.parent.name for p in ws.runs.glob("*/config.json"))
+    raise UsageError(f"there is no run {str(name)!r} in {ws.runs}", do=f"runs here: {', '.join(known) or 'none'}")
+
+
+def load_run(folder: Path) -> Run:
+    config = read_json(folder / "config.json")
+    assert config is not None
+    if config.get("format") != FORMAT or config.get("version") != VERSION:
+        found = f"{config.get('format')!r} version {config.get('version')!r}"
+        raise DataError(f"{folder / 'config.json'} is {found}; this mepipe reads {FORMAT!r} version {VERSION}")
+    return Run(folder, config)
+
+
+def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any] | None:
+    """A JSON object from a file of ours. Raises DataError when it is damaged."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if missing_ok:
+            return None
+        raise DataError(f"{path} is missing") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path} cannot be read ({e})", do="remove it and run the command again") from e
+    if not isinstance(value, dict):
+        raise DataError(f"{path} does not hold a JSON object", do="remove it and run the command again")
+    return value
+
+
+# --- predictions.csv -------------------------------------------------------------------------------
+
+
+def write_predictions(path: Path, rows: Sequence[Prediction], classes: Sequence[str]) -> None:
+    """predictions.csv: corpus, subject, clip, fold, true, pred, p_<class>..."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["corpus", "subject", "clip", "fold", "true", "pred", *(f"p_{c}" for c in classes)])
+    for r in rows:
+        names = [r.corpus, r.subject, r.clip, r.fold, r.true, r.pred]
+        writer.writerow([*names, *(f"{p:.6f}" for p in r.probabilities)])
+    write_text(path, out.getvalue())
+
+
+def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
+    """Rows and class names of a predictions.csv. Raises DataError that names the row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as f:
+            table = list(csv.reader(f))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise DataError(f"cannot read {path}: {e}") from e
+    head = ["corpus", "subject", "clip", "fold", "true", "pred"]
+    if not table or table[0][:6] != head:
+        raise DataError(f"{path} has no header {','.join(head)},p_<class>...")
+    classes = tuple(c.removeprefix("p_") for c in table[0][6:])
+    return [_prediction(path, n, row, classes) for n, row in enumerate(table[1:], start=2) if row], classes
+
+
+def _prediction(path: Path, n: int, row: list[str], classes: tuple[str, ...]) -> Prediction:
+    try:
+        probabilities = tuple(float(p) for p in row[6:])
+    except ValueError as e:
+        raise DataError(f"{path} row {n}: {e}") from e
+    if len(probabilities) != len(classes):
+        raise DataError(f"{path} row {n} has {len(probabilities)} probabilities for {len(classes)} classes")
+    for value in row[4:6]:
+        if classes and value not in classes:
+            raise DataError(f"{path} row {n}: class {value!r} is none of {', '.join(classes)}")
+    return Prediction(*row[:6], probabilities)
+
+
+def writable_run(folder: Path, config: dict[str, Any]) -> Run:
+    """Create the run's folder with its config.json, or open it when it is there with the same fingerprint."""
+    from mepipe.workspace import make_folder, write_json
+
+    if (folder / "config.json").is_file():
+        run = load_run(folder)
+        if run.config["fingerprint"] != config["fingerprint"]:
+            raise MepipeError(
+                f"{folder} is a run with other settings or data", do="choose another --run, or --force to start again"
+            )
+        return run
+    make_folder(folder)
+    write_json(folder / "config.json", config)
+    return Run(folder, config)

@@ -1,0 +1,145 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mepipe.errors import UsageError
+from mepipe_model.models import create_model, list_models, model_info
+from mepipe_model.models.registry import _MODELS, register_model
+
+QUICK = [name for name in list_models() if model_info(name).params < 5e6]
+MEDIUM = [name for name in list_models() if model_info(name).params < 5e7]
+
+
+def batch(n=8, size=56, classes=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, size, size, generator=g), torch.arange(n) % classes
+
+
+def on_meta(name, **options):
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_model_is_described_and_has_the_parameters_it_claims(name):
+    info = model_info(name)
+    assert info.name == name
+    assert info.fidelity in {"paper", "code", "reconstruction"}
+    assert all(getattr(info, f.name) for f in dataclasses.fields(info))
+    assert sum(p.numel() for p in on_meta(name).parameters()) == info.params
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_configuration_is_json_and_rebuilds_the_model(name):
+    model = on_meta(name, num_classes=5)
+    config = json.loads(json.dumps(model.config))
+    assert config["name"] == name
+    assert config["num_classes"] == 5
+    again = on_meta(**config)
+    assert again.config == model.config
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MEDIUM)
+def test_logits_loss_and_gradients_are_finite_and_reach_every_parameter(name):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=7)
+    x, target = batch(n=4, classes=7)
+    out = model(x)
+    assert out.shape == (4, 7)
+    model.head.loss(out, target, 0.0).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing
+    p = model.head.probabilities(out)
+    torch.testing.assert_close(p.sum(-1), torch.ones(4))
+    assert torch.equal(model.head.decide(out), p.argmax(-1))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_model_can_learn_eight_samples_by_heart(name):
+    torch.manual_seed(0)
+    model = create_model(name)
+    x, target = batch()
+    optimiser = torch.optim.AdamW(model.parameter_groups(0.05), lr=2e-3)
+    for _ in range(25):
+        optimiser.zero_grad()
+        loss = model.head.loss(model(x), target, 0.0)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.1
+    assert torch.equal(model.eval().head.decide(model(x)), target)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_one_seed_gives_the_same_weights_and_the_same_training(name):
+    def run():
+        torch.manual_seed(3)
+        model = create_model(name, drop_rate=0.1, drop_path=0.2)
+        x, target = batch(n=4)
+        loss = model.head.loss(model(x), target, 0.0)
+        loss.backward()
+        return [loss.detach(), *(p.detach() for p in model.parameters()), *(p.grad for p in model.parameters())]
+
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_norms_biases_and_state_parameters_do_not_decay(name):
+    model = on_meta(name)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decay, keep = model.parameter_groups(0.05)
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.05, 0.0)
+    assert sorted(id(p) for g in (decay, keep) for p in g["params"]) == sorted(names)
+    kept = {names[id(p)] for p in keep["params"]}
+    assert all(p.ndim >= 2 for p in decay["params"])
+    assert {n for n in names.values() if n.endswith(("A_log", ".D", "bias", "gain"))} <= kept
+    decayed = {names[id(p)] for p in model.parameter_groups(0.05, decay_state=True)[0]["params"]}
+    assert {n for n in names.values() if n.endswith("A_log")} <= decayed
+
+
+def test_unknown_names_options_and_values_are_refused_with_what_is_valid():
+    with pytest.raises(UsageError, match="no model is called 'merbaa'; did you mean 'merba'"):
+        create_model("merbaa")
+    with pytest.raises(UsageError, match=r"model merba has no option 'windows'; did you mean 'window'"):
+        create_model("merba", windows=7)
+    for options, match in [
+        ({"num_classes": 1}, "at least 2"),
+        ({"dim": 0}, "option dim=0 must be a whole number"),
+        ({"heads": [3, 8, 16]}, "3 does not divide stage width 256"),
+        ({"scans": "a+x"}, "must join directions"),
+        ({"variant": "local"}, "must be one of local/global"),
+        ({"drop_path": 1.5}, r"must be a number in \[0, 1\)"),
+        ({"heads": [4, 8]}, "must have 3 entries"),
+        ({"head": "dgcm", "num_classes": 3}, "7 DFME classes, not for 3"),
+        ({"head": "dgcm", "num_classes": 7, "label_smoothing": 0.1}, "head=linear only"),
+        ({"scan_backend": "fast"}, "must be one of auto"),
+    ]:
+        with pytest.raises(UsageError, match=match):
+            on_meta("merba", **options)
+
+
+def test_models_are_listed_and_described_without_importing_torch():
+    code = (
+        "import sys; from mepipe_model.models import list_models, model_info;"
+        "print([model_info(n).params for n in list_models()]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_model_of_the_users_own_registers_and_is_built_by_name():
+    about = {"summary": "s", "input": "i", "source": "s", "published": "none", "params": 1}
+    try:
+
+        @register_model("mine", fidelity="reconstruction", **about)
+        def mine(name, options):
+            return name, options
+
+        assert "mine" in list_models()
+        assert create_model("mine", num_classes=4, depth=2) == ("mine", {"num_classes": 4, "depth": 2})
+    finally:
+        _MODELS._things.pop("mine")
