@@ -56,6 +56,7 @@ class Plan:
     folds: list[Fold]
     device: str
     fingerprint: str
+    flow_parameters: dict[str, Any]
 
     @property
     def data_name(self) -> str:
@@ -111,7 +112,7 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     device = pick_device(config.device)
     return Plan(
         replace(config, data=corpora), corpora, samples, data.targets, data.classes, data.unlabelled, folds, device,
-        fingerprint,
+        fingerprint, data.shards.parameters,
     )  # fmt: skip
 
 
@@ -168,6 +169,7 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
             "clips": len(plan.samples),
             "left_out_without_label": plan.unlabelled,
             "folds": [f.id for f in plan.folds],
+            "flow": {"parameters": plan.flow_parameters},
             "shards": {p.name: shard_hash(p) for p in list_shards(ws.flow, list(plan.corpora))},
         },
         "device": {"type": plan.device, "name": torch.cuda.get_device_name() if plan.device == "cuda" else "CPU"},

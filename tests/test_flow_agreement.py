@@ -232,7 +232,7 @@ def test_known_motion_is_found(default, mixed):
             assert error < 0.7 * end_point_error(np.zeros_like(truth), truth).mean()
 
 
-@pytest.mark.parametrize("dx, dy", [(1, 0), (-1, 0), (0, 1), (0, -1)])
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
 def test_u_is_positive_to_the_right_and_v_downwards(engine, dx, dy):
     onset, _, _ = pair(0.0, 0.0, 64)
     apex = np.roll(onset, (dy, dx), axis=(0, 1))

@@ -8,6 +8,7 @@ copied and only the rest is computed.  Shards are written whole, while the next 
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -17,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from mepipe.clipwork import Record, grey
-from mepipe.errors import DataError, MepipeError
+from mepipe.errors import DataError
 from mepipe.flow.engine import Engine
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.frames import read_image
 from mepipe.prepare import read_records
 from mepipe.settings import FlowConfig
-from mepipe.shards import Sample, list_shards, open_shards, write_shard
+from mepipe.shards import Sample, ShardFile, list_shards, write_shard
 from mepipe.workspace import Workspace, digest, hash_file, make_folder, sweep
 
 Progress = Callable[[int, int], None]
@@ -152,7 +153,7 @@ class _Job:
         old = [] if self.config.force else readable_shards(self.folder, self.corpus)
         known = {sample.key: (shard, i) for shard in old for i, sample in enumerate(shard.samples)}
         paths = [self.folder / f"{self.corpus}-{n:05d}.h5" for n in range(len(parts))]
-        right = {shard.paths[0]: shard for shard in old}
+        right = {shard.path: shard for shard in old}
         with ThreadPoolExecutor(1) as writer:  # one shard is written while the next is computed
             writing: Future[None] | None = None
             for path, part in zip(paths, parts, strict=True):
@@ -170,17 +171,21 @@ class _Job:
         self._remove_others(paths)
         self.summary.shards[self.corpus] = paths
 
-    def _is_right(self, shard: Any, part: list[Pair]) -> bool:
-        same = [p.sample for p in part] == list(shard.samples)
-        return same and shard.dtype == self.config.dtype and shard.compression == self.config.compression
+    def _is_right(self, shard: ShardFile, part: list[Pair]) -> bool:
+        same = [p.sample for p in part] == shard.samples
+        return same and shard.dtype == self.config.dtype and shard.compression == self.filter
 
-    def _flows(self, part: list[Pair], known: dict[str, Any]) -> np.ndarray:
+    @property
+    def filter(self) -> str | None:
+        return None if self.config.compression == "none" else self.config.compression
+
+    def _flows(self, part: list[Pair], known: dict[str, tuple[ShardFile, int]]) -> np.ndarray:
         """The flow of every pair of one shard, (n, 3, H, W) float32: copied where the key is known, else computed."""
         flows: dict[int, np.ndarray] = {}
         for i, pair in enumerate(part):
-            if pair.sample.key in known:
-                shard, at = known[pair.sample.key]
-                flows[i] = shard.flow(at)
+            flow = copied(*known[pair.sample.key]) if pair.sample.key in known else None
+            if flow is not None:
+                flows[i] = flow
         self._count(len(flows), reused=True)
         missing = [i for i in range(len(part)) if i not in flows]
         for batch in _batches(missing, self.engine.batch):
@@ -208,7 +213,7 @@ class _Job:
             parameters=self.params.as_dict(),
             versions=self.engine.versions(),
             dtype=self.config.dtype,
-            compression=self.config.compression,
+            compression=self.filter,
         )
 
     def _remove_others(self, keep: list[Path]) -> None:
@@ -222,15 +227,32 @@ def _batches(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def readable_shards(folder: Path, corpus: str) -> list[Any]:
-    """The complete shards of ``corpus``, opened; what cannot be read is made again and so passed over."""
+def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
+    """The complete shards of ``corpus``; what cannot be read is made again and so passed over.
+
+    Their handles are opened now: a file that is replaced later in the run can still be read through them.
+    """
     shards = []
     for path in list_shards(folder, [corpus]):
         try:
-            shards.append(open_shards([path]))
-        except MepipeError:
+            shard = ShardFile(path)
+            if len(shard):
+                shard.stored(0)
+            shards.append(shard)
+        except DataError:
             continue
     return shards
+
+
+def copied(shard: ShardFile, index: int) -> np.ndarray | None:
+    """The flow of a sample made earlier, float32; None when its bytes no longer match their checksum.
+
+    A float16 shard is not copied from: rounded twice or widened, it would not be what the settings promise.
+    """
+    stored = shard.stored(index)
+    if stored.dtype != np.float32 or zlib.crc32(stored.tobytes()) != shard.checksums[index]:
+        return None
+    return stored
 
 
 def summary_lines(summary: FlowSummary) -> list[str]:

@@ -1,9 +1,9 @@
 """The page of a run and its pictures. Drawing libraries load on first use.
 
-    report_run(ws, run)                     write RUN/report.html
-    flow_picture(flow, limit)               flow in px -> RGB picture, direction = hue, length = saturation
-    prediction_picture(...)                 one clip and its probabilities, PNG
-    overview_picture(clips)                 some clips in one PNG
+report_run(ws, run)                     write RUN/report.html
+flow_picture(flow, limit)               flow in px -> RGB picture, direction = hue, length = saturation
+prediction_picture(...)                 one clip and its probabilities, PNG
+overview_picture(clips)                 some clips in one PNG
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mepipe.report.canvas import ANY, Theme, axes, bare, figure, png, to_rgb
 from mepipe.report.colours import flow_limit, flow_picture, magnitude, wheel
 
 PANEL, STRIP = 448, 60  # px: two pixels of the picture per pixel of a 224 crop, and the legend below
-TEXT = 22  # px; half of it where the page shows a panel 224 px wide
+TEXT = 25  # px; half of it where the page shows a panel 224 px wide
 STEP = 14  # crop pixels per arrow: 16 x 16 arrows on a 224 crop
 REACH = 1.7  # an arrow as long as the limit spans this many steps; longer ones would hide their neighbours
 QUIET = 0.08  # of the limit: shorter arrows are left out, they would be dots
@@ -59,8 +59,8 @@ def flow_legend(limit: float | None = None, theme: Theme = ANY, size: int = 300)
     ax = bare(axes(fig, 0, 0, size, size))
     ax.imshow(wheel(size), extent=(margin, size - margin, size - margin, margin), zorder=0)
     ax.set(xlim=(0, size), ylim=(size, 0))
-    style = {"color": theme.ink, "fontsize": size * 0.06, "ha": "center", "va": "center"}
-    middle, edge = size / 2, margin * 0.55
+    style = {"color": theme.ink, "fontsize": size * 0.085, "ha": "center", "va": "center"}
+    middle, edge = size / 2, margin * 0.5
     names = ("right", "down", "left", "up")
     words = names if limit is None else (f"u +{px(limit)}", f"v +{px(limit)}", f"u −{px(limit)}", f"v −{px(limit)}")
     places = ((size - edge, middle), (middle, size - edge), (edge, middle), (middle, edge))

@@ -19,7 +19,7 @@ from mepipe.synth.seeds import stream
 
 _NOISE_UNIT = 20.0  # how the noise bank stores one sigma: 8 bits then reach to 6 sigma
 _NOISE_SLACK = (61, 67)  # rows and columns of noise beyond a frame: 4087 different cut-outs
-FLICKER = 0.004  # sigma of the light's strength from frame to frame
+FLICKER = 0.002  # sigma of the light's strength from frame to frame: 0.4 grey levels on skin, below the noise
 
 
 class SyntheticClip:

@@ -1,0 +1,123 @@
+"""One or many shards as one read-only sequence of samples."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mepipe.errors import DataError
+from mepipe.shards.file import ShardFile
+from mepipe.shards.sample import FLOW_SHAPE, PathLike, Sample
+from mepipe.workspace import hash_file
+
+_NAME = re.compile(r"(?P<corpus>.+)-\d{5}\.h5")
+
+
+class Shards(Sequence[tuple[np.ndarray, Sample]]):
+    """Samples of one or many shards, in order: ``shards[i]`` is (flow (3, 224, 224) float32 in px, Sample).
+
+    Metadata is in memory (``samples``); flow is read when asked for.  May be pickled, and used by threads, after
+    fork and in spawned processes.
+    """
+
+    def __init__(self, files: Sequence[ShardFile], corpora: Sequence[str] | None = None) -> None:
+        self.files = list(files)
+        self._where = [
+            (file, i)
+            for file in self.files
+            for i, sample in enumerate(file.samples)
+            if corpora is None or sample.corpus in corpora
+        ]
+        self.samples = [file.samples[i] for file, i in self._where]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [file.path for file in self.files]
+
+    @property
+    def engine(self) -> str:
+        return self._common("engine")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self._common("parameters")
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        return self._common("versions")
+
+    @property
+    def dtype(self) -> str:
+        return self._common("dtype")
+
+    @property
+    def compression(self) -> str | None:
+        return self._common("compression")
+
+    def _common(self, name: str) -> Any:
+        """What all files have in common. Raises DataError where they differ."""
+        first = self.files[0]
+        for file in self.files[1:]:
+            if getattr(file, name) != getattr(first, name):
+                raise DataError(
+                    f"{first.path} and {file.path} were made with different {name}",
+                    do="run mepipe flow again with one set of settings",
+                )
+        return getattr(first, name)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.flow(index), self.samples[index]
+
+    def flow(self, index: int) -> np.ndarray:
+        """(3, 224, 224) float32, px."""
+        file, i = self._where[index]
+        return file.flow(i)
+
+    def read_all(self) -> np.ndarray:
+        """All flow in memory, (N, 3, 224, 224) float32, px."""
+        out = np.empty((len(self), *FLOW_SHAPE), np.float32)
+        for n, (file, i) in enumerate(self._where):
+            file.read_into(i, out[n])
+        return out
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+def open_shards(source: PathLike | Sequence[PathLike], corpora: Sequence[str] | None = None) -> Shards:
+    """The samples of a folder of shards, one file or several; of ``corpora`` only, if given.
+
+    Raises DataError for a file that is no complete shard, and when there is nothing to read.
+    """
+    if isinstance(source, str | os.PathLike):
+        folder = Path(source)
+        paths = list_shards(folder, corpora) if folder.is_dir() else [folder]
+        if not paths:
+            there = ", ".join(sorted({p.name[:-9] for p in list_shards(folder)})) or "nothing"
+            wanted = f" of {', '.join(corpora)}" if corpora else ""
+            raise DataError(f"no flow shards{wanted} in {folder} (there: {there})", do="run mepipe flow")
+    else:
+        paths = [Path(p) for p in source]
+    return Shards([ShardFile(p) for p in paths], corpora)
+
+
+def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[Path]:
+    """The files in ``folder`` named like shards (of ``corpora``), in order. They are not opened."""
+    named = [(p, _NAME.fullmatch(p.name)) for p in sorted(Path(folder).glob("*.h5"))]
+    return [p for p, m in named if m and (corpora is None or m["corpus"] in corpora)]
+
+
+def shard_hash(path: PathLike) -> str:
+    """The sha256 of the file, as sha256sum prints it."""
+    return hash_file(Path(path))

@@ -1,0 +1,42 @@
+"""The format of a shard, and what is known of one sample."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+FORMAT = "mepipe.flow"
+VERSION = 1
+FLOW_SHAPE = (3, 224, 224)
+MAX_SAMPLES = 512  # 300 MB of float32: what a crash can lose, and what one read of a whole shard needs
+DTYPES = ("float32", "float16")  # float16 rounds flow of a few px by at most 0.002 px and halves the file
+COMPRESSIONS = (None, "gzip")  # float flow shrinks by a fifth and then reads 20 times slower: off by default
+CHECKSUM = "checksum"
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known of one flow.  Labels are "" where there is none; frames are those of the corpus.
+
+    key: hash of the crops and settings the flow was made from, given by who made it.
+    """
+
+    corpus: str
+    subject: str
+    clip: str
+    emotion: str = ""
+    label3: str = ""
+    label7: str = ""
+    split: str = ""
+    onset: int = 0
+    apex: int = 0
+    offset: int = 0
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.corpus} {self.subject}/{self.clip}"
+
+
+TEXTS = tuple(f.name for f in fields(Sample) if f.type == "str")
+NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int")

@@ -1,0 +1,73 @@
+"""A full check of shards: every sample is read and compared with its checksum."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mepipe.errors import DataError
+from mepipe.shards.file import ShardFile
+from mepipe.shards.read import list_shards
+from mepipe.shards.sample import PathLike
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a shard.  index: the sample in the file, None for the file as a whole."""
+
+    path: Path
+    index: int | None
+    sample: str
+    problem: str
+
+    def __str__(self) -> str:
+        where = "" if self.index is None else f" sample {self.index} ({self.sample})"
+        return f"{self.path}{where}: {self.problem}"
+
+
+def verify_shards(source: PathLike | Sequence[PathLike]) -> list[Finding]:
+    """Read every sample of a folder, a file or files, and list what is wrong; an empty list is good news.
+
+    Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the
+    magnitude is that of u and v.
+    """
+    if isinstance(source, str | os.PathLike):
+        paths = list_shards(source) if Path(source).is_dir() else [Path(source)]
+    else:
+        paths = [Path(p) for p in source]
+    return [finding for path in paths for finding in _verify(path)]
+
+
+def _verify(path: Path) -> Iterator[Finding]:
+    try:
+        shard = ShardFile(path)
+    except DataError as e:
+        yield Finding(path, None, "", str(e).removeprefix(f"{path}: "))
+        return
+    with contextlib.closing(shard):
+        for i, sample in enumerate(shard.samples):
+            problem = _sample_problem(shard, i)
+            if problem:
+                yield Finding(path, i, str(sample), problem)
+
+
+def _sample_problem(shard: ShardFile, i: int) -> str | None:
+    try:
+        stored = shard.stored(i)
+    except DataError as e:
+        return str(e).removeprefix(f"{shard.path}: ")
+    if zlib.crc32(stored.tobytes()) != shard.checksums[i]:
+        return "its bytes do not match their checksum"
+    u, v, magnitude = stored.astype(np.float64)
+    if not np.isfinite(stored).all():
+        return "it holds NaN or infinity"
+    # each of the three was rounded to the stored type
+    if not np.allclose(magnitude, np.hypot(u, v), rtol=4 * np.finfo(stored.dtype).eps, atol=1e-6):
+        return "its magnitude is not that of u and v"
+    return None

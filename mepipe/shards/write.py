@@ -1,0 +1,190 @@
+"""Writing a shard: sample by sample, under its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.shards.sample import (
+    CHECKSUM,
+    COMPRESSIONS,
+    DTYPES,
+    FLOW_SHAPE,
+    FORMAT,
+    MAX_SAMPLES,
+    NUMBERS,
+    TEXTS,
+    VERSION,
+    PathLike,
+    Sample,
+)
+from mepipe.workspace import atomic_file, write_failed
+
+
+class ShardWriter:
+    """Writes one shard sample by sample; the file appears under its name when the ``with`` block ends well.
+
+        with ShardWriter(path, engine=..., parameters=..., versions=...) as shard:
+            shard.append(sample, flow)
+
+    Raises UsageError for wrong options, DataError for a flow or text that cannot be stored, MepipeError when
+    the disk is full or refuses; then no file, half file or temporary is left.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        *,
+        engine: str,
+        parameters: dict[str, Any],
+        versions: dict[str, Any],
+        dtype: str = "float32",
+        compression: str | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise UsageError(f"shard dtype {dtype!r}", do=f"valid: {', '.join(DTYPES)}")
+        if compression not in COMPRESSIONS:
+            raise UsageError(f"shard compression {compression!r}", do="valid: gzip or none")
+        self.path = Path(path)
+        self._attributes = {
+            "format": FORMAT,
+            "version": VERSION,
+            "normalised": False,
+            "engine": engine,
+            "parameters": json.dumps(parameters, sort_keys=True),
+            "versions": json.dumps(versions, sort_keys=True),
+        }
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._filters = {"compression": "gzip", "compression_opts": 4, "shuffle": True} if compression else {}
+        self._samples: list[Sample] = []
+        self._checksums: list[int] = []
+
+    def __enter__(self) -> ShardWriter:
+        self._stack = contextlib.ExitStack()
+        temp = self._stack.enter_context(atomic_file(self.path))
+        try:
+            with self._disk_errors():
+                self._file = h5py.File(temp, "w")
+                self._flow = self._file.create_dataset(
+                    "flow",
+                    shape=(0, *FLOW_SHAPE),
+                    maxshape=(MAX_SAMPLES, *FLOW_SHAPE),
+                    chunks=(1, *FLOW_SHAPE),
+                    dtype=self._dtype,
+                    **self._filters,
+                )
+        except MepipeError as e:
+            self.__exit__(type(e), e, None)
+            raise
+        return self
+
+    def append(self, sample: Sample, flow: np.ndarray) -> None:
+        """Add ``sample`` with its ``flow`` (3, 224, 224) in px."""
+        index = len(self._samples)
+        if index == MAX_SAMPLES:
+            raise UsageError(f"more than {MAX_SAMPLES} samples for {self.path}", do="start the next shard")
+        stored = self._stored(sample, np.asarray(flow))
+        with self._disk_errors():
+            self._flow.resize(index + 1, axis=0)
+            self._flow[index] = stored
+        self._checksums.append(zlib.crc32(stored.tobytes()))
+        self._samples.append(sample)
+
+    def _stored(self, sample: Sample, flow: np.ndarray) -> np.ndarray:
+        if flow.shape != FLOW_SHAPE or flow.dtype.kind != "f":
+            raise DataError(f"{sample}: flow is {flow.dtype} {flow.shape}", do=f"give floats of shape {FLOW_SHAPE}")
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(flow, dtype=self._dtype)
+        if not np.isfinite(stored).all():
+            raise DataError(f"{sample}: flow holds NaN, infinity, or more than {self._dtype} can")
+        for name in TEXTS:
+            _check_text(sample, name)
+        return stored
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                with self._disk_errors():
+                    self._finish()
+            except MepipeError as e:
+                self._abandon(type(e), e, e.__traceback__)
+                raise
+            self._stack.close()
+        else:
+            self._abandon(kind, error, trace)
+
+    def _finish(self) -> None:
+        text = h5py.string_dtype("utf-8")
+        for name in TEXTS:
+            self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype=text)
+        for name in NUMBERS:
+            self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype="<i4")
+        self._file.create_dataset(CHECKSUM, data=self._checksums, dtype="<u4")
+        self._file.attrs.update(self._attributes)
+        self._file.flush()
+        self._file.attrs["complete"] = True
+        self._file.close()
+
+    def _abandon(
+        self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what can be closed (HDF5 fails again on a full disk) and let atomic_file remove the temporary."""
+        with contextlib.suppress(Exception):
+            self._file.close()
+        self._stack.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """HDF5 reports a failed write as OSError, RuntimeError or ValueError, as the moment has it."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as e:
+            raise write_failed(self.path, e if isinstance(e, OSError) else OSError(str(e))) from e
+
+
+def write_shard(
+    path: PathLike,
+    samples: Sequence[Sample],
+    flows: Iterable[np.ndarray],
+    *,
+    engine: str,
+    parameters: dict[str, Any],
+    versions: dict[str, Any],
+    dtype: str = "float32",
+    compression: str | None = None,
+) -> None:
+    """Write ``samples`` and their ``flows`` (one (3, 224, 224) after the other) as a shard.
+
+    Raises as :class:`ShardWriter`, and DataError when there are more or fewer flows than samples.
+    """
+    options = {"engine": engine, "parameters": parameters, "versions": versions}
+    with ShardWriter(path, **options, dtype=dtype, compression=compression) as shard:
+        remaining = iter(flows)
+        for i, sample in enumerate(samples):
+            flow = next(remaining, None)
+            if flow is None:
+                raise DataError(f"{path}: {len(samples)} samples but {i} flows")
+            shard.append(sample, flow)
+        if next(remaining, None) is not None:
+            raise DataError(f"{path}: {len(samples)} samples but more flows")
+
+
+def _check_text(sample: Sample, name: str) -> None:
+    text = getattr(sample, name)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{sample}: {name} {text!r} is not valid text") from None
+    if "\0" in text:
+        raise DataError(f"{sample}: {name} {text!r} holds a NUL")

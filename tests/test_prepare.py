@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openpyxl
+import pytest
+
+from mepipe import get_corpus
+from mepipe.clipwork import Record
+from mepipe.errors import UsageError
+from mepipe.prepare import misfit, own_part, prepare_corpus, usual_width
+from mepipe.settings import PrepareConfig
+from mepipe.workspace import TEMP_MARK, Workspace
+
+SHEET = "CASME2-coding-20140508.xlsx"
+
+
+def prepare(raw: Path, work: Path, **options):
+    return prepare_corpus(Workspace(work), get_corpus("casme2"), raw, PrepareConfig(**options))
+
+
+def rows(work: Path) -> list[dict[str, str]]:
+    with (work / "prepared/casme2/clips.csv").open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def content(work: Path) -> dict[str, bytes]:
+    folder = work / "prepared/casme2"
+    names = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in (".png", ".csv")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in names}
+
+
+def clip_folder(raw: Path, n: int = 0) -> Path:
+    return sorted(p for p in raw.glob("CASME2_RAW_selected/*/*") if p.is_dir())[n]
+
+
+def annotated(raw: Path, folder: Path) -> list:
+    """The sheet's row of a clip folder: [subject, name, None, onset, apex, offset, ...]."""
+    book = openpyxl.load_workbook(raw / SHEET)
+    for row in book.active.iter_rows(min_row=2, values_only=True):
+        if f"sub{int(row[0]):02d}" == folder.parent.name and row[1] == folder.name:
+            return list(row)
+    raise AssertionError(folder)
+
+
+def set_cells(raw: Path, folder: Path, **cells) -> None:
+    book = openpyxl.load_workbook(raw / SHEET)
+    columns = {str(c.value): c.column for c in book.active[1]}
+    for row in book.active.iter_rows(min_row=2):
+        if f"sub{int(row[0].value):02d}" == folder.parent.name and row[1].value == folder.name:
+            for name, value in cells.items():
+                row[columns[name] - 1].value = value
+    book.save(raw / SHEET)
+
+
+def test_every_face_is_found_aligned_and_cropped(made):
+    found = rows(made.work)
+    assert len(found) == 9
+    for r in found:
+        assert (r["status"], r["apex_source"], r["align"], r["detector"]) == ("ok", "annotated", "landmarks68", "dlib")
+        folder = made.work / "prepared/casme2" / r["subject"] / r["clip"]
+        assert {p.name for p in folder.glob("*.png")} == {f"{r['onset']}.png", f"{r['apex']}.png"}
+        for png in folder.glob("*.png"):
+            image = cv2.imread(str(png), cv2.IMREAD_UNCHANGED)
+            assert image.shape[:2] == (224, 224)
+            assert image.dtype == np.uint8
+
+
+def test_crops_put_the_eyes_where_the_template_says(made):
+    """Against the made-up corpus's own landmarks, not the detector's."""
+    from mepipe.synth import synthetic_clip
+
+    with (made.raw / "truth.csv").open(newline="") as f:
+        truth = list(csv.DictReader(f))
+    for t in truth:
+        clip = synthetic_clip("casme2", int(t["seed"]), int(t["subject_index"]), int(t["clip_index"]))
+        facts = json.loads((made.work / "prepared/casme2" / t["subject"] / t["clip"] / "clip.json").read_text())
+        matrix = np.array(facts["matrix"])
+        points = clip.landmarks @ matrix[:, :2].T + matrix[:, 2]
+        np.testing.assert_allclose(points[36:42].mean(0), (68, 60), atol=12)
+        np.testing.assert_allclose(points[42:48].mean(0), (156, 60), atol=12)
+
+
+def test_results_do_not_depend_on_the_number_of_workers(made, own_raw, tmp_path):
+    prepare(made.raw, tmp_path / "a", jobs=1)
+    assert content(tmp_path / "a") == content(made.work)
+
+
+def test_the_same_command_again_touches_nothing(own):
+    before = {p: p.stat().st_mtime_ns for p in (own.work / "prepared").rglob("*.png")}
+    summary = prepare(own.raw, own.work)
+    assert summary.reused == 9
+    assert before == {p: p.stat().st_mtime_ns for p in (own.work / "prepared").rglob("*.png")}
+
+
+def test_only_what_changed_is_redone(own_raw, tmp_path):
+    prepare(own_raw, tmp_path / "w")
+    folder = clip_folder(own_raw, 4)
+    onset = annotated(own_raw, folder)[3]
+    set_cells(own_raw, folder, OnsetFrame=onset + 2)
+    summary = prepare(own_raw, tmp_path / "w")
+    assert summary.reused == 8
+    changed = tmp_path / "w/prepared/casme2" / folder.parent.name / folder.name
+    assert (changed / f"{onset + 2}.png").is_file()
+    assert not (changed / f"{onset}.png").exists()
+    assert prepare(own_raw, tmp_path / "w", max_gap=4).reused == 0, "settings are part of the key"
+
+
+def test_a_lost_crop_is_made_again(own):
+    lost = next((own.work / "prepared").rglob("*.png"))
+    whole = lost.read_bytes()
+    lost.unlink()
+    assert prepare(own.raw, own.work).reused == 8
+    assert lost.read_bytes() == whole
+
+
+def test_damaged_clips_are_refused_by_name_and_the_rest_is_done(own_raw, tmp_path):
+    truncated, empty, text, good = (clip_folder(own_raw, n) for n in (0, 2, 4, 6))
+    onset = truncated / f"img{annotated(own_raw, truncated)[3]}.jpg"
+    onset.write_bytes(onset.read_bytes()[:5000])
+    for frame in empty.iterdir():
+        frame.unlink()
+    (text / f"img{annotated(own_raw, text)[4]}.jpg").write_text("I am no image")
+    summary = prepare(own_raw, tmp_path / "w")
+    assert (summary.counts["ok"], summary.counts["refused"]) == (6, 3)
+    reasons = {f"{r['subject']}/{r['clip']}": r["reason"] for r in rows(tmp_path / "w") if r["status"] == "refused"}
+    assert "truncated JPEG" in reasons[f"{truncated.parent.name}/{truncated.name}"]
+    assert "no numbered image" in reasons[f"{empty.parent.name}/{empty.name}"]
+    assert "is not an image" in reasons[f"{text.parent.name}/{text.name}"]
+    assert not (tmp_path / "w/prepared/casme2" / truncated.parent.name / truncated.name).exists()
+    assert (tmp_path / "w/prepared/casme2" / good.parent.name / good.name / "clip.json").is_file()
+    assert not list((tmp_path / "w").rglob(f"{TEMP_MARK}*"))
+
+
+def test_a_refused_clip_leaves_no_crops_of_an_earlier_state(own_raw, tmp_path):
+    prepare(own_raw, tmp_path / "w")
+    folder = clip_folder(own_raw)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert prepare(own_raw, tmp_path / "w").counts["refused"] == 1
+    assert not (tmp_path / "w/prepared/casme2" / folder.parent.name / folder.name).exists()
+
+
+def test_a_missing_apex_is_spotted_near_the_true_one(own_raw, tmp_path):
+    folders = [clip_folder(own_raw, n) for n in range(9)]
+    truth = {f: annotated(own_raw, f) for f in folders}
+    for f in folders:
+        set_cells(own_raw, f, ApexFrame="/")
+    summary = prepare(own_raw, tmp_path / "w")
+    assert summary.counts["repaired"] == 9
+    found = {(r["subject"], r["clip"]): r for r in rows(tmp_path / "w")}
+    errors, midpoint = [], []
+    for f, row in truth.items():
+        r = found[f.parent.name, f.name]
+        assert r["apex_source"] == "spotted:residual"
+        assert "apex cell holds '/'" in r["reason"]
+        assert row[3] < int(r["apex"]) <= row[5]
+        errors.append(abs(int(r["apex"]) - row[4]))
+        midpoint.append(abs((row[3] + row[5]) // 2 - row[4]))
+    assert np.mean(errors) < 2
+    assert np.mean(errors) < np.mean(midpoint)
+
+
+def test_absent_frames_are_replaced_by_near_ones_visibly_or_refused(own_raw, tmp_path):
+    near, far, apex = (clip_folder(own_raw, n) for n in (0, 1, 2))
+    for folder, count in ((near, 2), (far, 9)):
+        onset = annotated(own_raw, folder)[3]
+        for n in range(onset, onset + count):
+            (folder / f"img{n}.jpg").unlink()
+    (apex / f"img{annotated(own_raw, apex)[4]}.jpg").unlink()
+    summary = prepare(own_raw, tmp_path / "w")
+    found = {(r["subject"], r["clip"]): r for r in rows(tmp_path / "w")}
+    r = found[near.parent.name, near.name]
+    assert r["status"] == "repaired"
+    assert "nearest is" in r["reason"]
+    assert int(r["onset"]) == annotated(own_raw, near)[3] + 2
+    r = found[far.parent.name, far.name]
+    assert r["status"] == "refused"
+    assert "--max-gap 3" in r["reason"]
+    r = found[apex.parent.name, apex.name]
+    assert int(r["apex"]) == annotated(own_raw, apex)[4] - 1
+    assert summary.counts == {"ok": 6, "repaired": 2, "refused": 1}
+
+
+def test_without_a_landmark_file_crops_come_from_the_box_and_say_so(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("mepipe.faces.landmarks.find_spec", lambda name: None)
+    from mepipe import clipwork
+
+    config = PrepareConfig()
+    clipwork.start_worker(config, clipwork.Context.of(config))
+    clip = get_corpus("casme2").clips(made.raw)[0]
+    record = clipwork.prepare_clip(clipwork.ClipTask(clip, tmp_path / "p"))
+    assert (record.status, record.align, record.eye_distance) == ("ok", "box", None)
+
+
+def test_a_wrong_landmark_path_is_an_error_not_a_box_crop(made, tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        prepare(made.raw, tmp_path, landmarks="absent.dat")
+    (tmp_path / "bad.dat").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="not a dlib shape predictor"):
+        prepare(made.raw, tmp_path, landmarks=str(tmp_path / "bad.dat"))
+
+
+def test_given_boxes_are_used_and_a_clip_without_one_is_refused(made, tmp_path):
+    first = rows(made.work)[0]
+    names = ("box_x", "box_y", "box_width", "box_height")
+    box = ",".join(first[n] for n in names)
+    (tmp_path / "boxes.csv").write_text(f"subject,clip,x,y,width,height\n{first['subject']},{first['clip']},{box}\n")
+    summary = prepare(made.raw, tmp_path / "w", detector="given", detector_file=str(tmp_path / "boxes.csv"))
+    assert (summary.counts["ok"], summary.counts["refused"]) == (1, 8)
+    name = f"{first['subject']}/{first['clip']}/{first['apex']}.png"
+    same = (tmp_path / "w/prepared/casme2" / name).read_bytes()
+    assert same == (made.work / "prepared/casme2" / name).read_bytes()
+
+
+def test_frames_all_keeps_the_aligned_sequence(made, tmp_path):
+    prepare(made.raw, tmp_path, frames="all", shard="1/9")
+    (r,) = rows(tmp_path)
+    folder = tmp_path / "prepared/casme2" / r["subject"] / r["clip"]
+    numbers = sorted(int(p.stem) for p in folder.glob("*.png"))
+    assert numbers == list(range(int(r["onset"]), int(r["offset"]) + 1))
+
+
+def test_parts_made_apart_add_up_to_the_whole(made, tmp_path):
+    for part in ("2/2", "1/2"):
+        prepare(made.raw, tmp_path, shard=part)
+    key = lambda r: (r["subject"], r["clip"])  # noqa: E731
+    assert sorted(rows(tmp_path), key=key) == sorted(rows(made.work), key=key)
+    clips = list(range(10))
+    assert sorted(own_part(clips, "1/3") + own_part(clips, "2/3") + own_part(clips, "3/3")) == clips
+    for bad in ("0/2", "3/2", "x", "1/2/3"):
+        with pytest.raises(UsageError, match="--shard"):
+            own_part(clips, bad)
+
+
+def test_a_dry_run_writes_nothing(made, tmp_path):
+    summary = prepare(made.raw, tmp_path / "w", dry_run=True)
+    assert summary.counts["ok"] == 9
+    assert not (tmp_path / "w").exists()
+
+
+def test_records_survive_the_csv(made):
+    for r in rows(made.work):
+        assert {k: str(v) for k, v in Record.from_row(r).row().items()} == r
+
+
+def test_a_false_face_of_another_size_is_noticed():
+    def record(width: float, subject: str = "s1") -> Record:
+        return Record("smic", subject, "c", 1, 2, 3, 100, "", "", "", "", "annotated", "ok", "", box=(0, 0, width, width))
+
+    records = [record(w) for w in (230, 235, 240, 228, 66)] + [record(160, "s3") for _ in range(6)]
+    assert usual_width(records[4], records) == 230
+    assert misfit(records[4], 230)
+    assert usual_width(records[-1], records) == 160, "a subject with a small head is compared with himself"
+    assert not misfit(records[-1], 160)
+    assert usual_width(record(10), [record(10)]) is None
