@@ -175,7 +175,10 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
     crops = aligned.crops
     if tools.config.frames == "onset-apex":
         crops = {n: crops[n] for n in (_number(clip.onset), _number(clip.apex))}
-    notes = (*clip.notes, *((f"second look at the face: box {face.box[2]:.0f} px wide",) if task.expected_width else ()))
+    notes = (
+        *clip.notes,
+        *((f"second look at the face: box {face.box[2]:.0f} px wide",) if task.expected_width else ()),
+    )
     record = Record.of(
         clip,
         status="repaired" if notes else "ok",
@@ -183,7 +186,7 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
         detector=f"{tools.detector.name}{' (' + face.how + ')' if face.how else ''}",
         align="box" if points is None else f"landmarks{len(points)}",
         score=round(face.score, 4),
-        box=face.box,
+        box=tuple(map(float, face.box)),
         eye_distance=None if points is None else round(eye_distance(points), 2),
         key=key,
     )

@@ -32,7 +32,7 @@ class Demo:
         text += [
             "",
             f"Scores of merba_tiny, leave one subject out, last epoch, {m['clips']} clips pooled",
-            f"  UF1 {m['UF1']:.3f}   UAR {m['UAR']:.3f}   ACC {m['ACC']:.3f}   (a constant answer has UF1 of about 0.2)",
+            f"  UF1 {m['UF1']:.3f}   UAR {m['UAR']:.3f}   ACC {m['ACC']:.3f}   (always the same answer: UF1 of about 0.2)",
             "",
             "The faces are one photograph, changed and moved: this shows that the road works, not how well a model",
             "recognises real micro-expressions.",
@@ -46,7 +46,7 @@ class Demo:
 
 
 def run_demo(out: Path, seed: int = 0) -> Demo:
-    """synth -> prepare -> flow -> train -> report -> predict in the folder ``out``. Run again, it resumes."""
+    """Run synth -> prepare -> flow -> train -> report -> predict in the folder ``out``. Run again, it resumes."""
     demo = Demo(out)
     ws, raw = Workspace(out / "work"), out / "raw"
 

@@ -64,10 +64,10 @@ def prepare_corpus(
     """
     config = config or PrepareConfig()
     started = time.monotonic()
+    context = Context.of(config)  # first: a wrong option is told before a corpus is read
     clips = own_part(corpus.clips(raw, sheet=config.sheet, corrections=config.corrections), config.shard)
     if config.dry_run:
         return Summary(corpus.name, [planned(c) for c in clips], 0.0, 0, ws.prepared(corpus.name), dry_run=True)
-    context = Context.of(config)
     with ws.lock(f"prepare-{corpus.name}"):
         folder = make_folder(ws.prepared(corpus.name))
         sweep(folder)
@@ -201,4 +201,3 @@ def summary_lines(summary: Summary, most: int = 20) -> list[str]:
         fresh = f"{total - summary.reused} new at {rate:.1f} clips/s, {summary.reused} up to date"
         lines.append(f"  {summary.seconds:.1f} s ({fresh}) -> {summary.folder / 'clips.csv'}")
     return lines
-

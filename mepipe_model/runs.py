@@ -21,6 +21,7 @@ from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, digest, safe_name, write_text
 
 FORMAT, VERSION = "mepipe.run", 1
+ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
 # settings that do not change any number of a run
 BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "data"})
 

@@ -110,10 +110,20 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
     device = pick_device(config.device)
+    # part of the run's identity, like every setting: sums over threads differ in their last digits
+    threads = config.threads or max(1, cores() // len(folds))
     return Plan(
-        replace(config, data=corpora), corpora, samples, data.targets, data.classes, data.unlabelled, folds, device,
-        fingerprint, data.shards.parameters,
-    )  # fmt: skip
+        config=replace(config, data=corpora, threads=threads),
+        corpora=corpora,
+        samples=samples,
+        targets=data.targets,
+        classes=data.classes,
+        unlabelled=data.unlabelled,
+        folds=folds,
+        device=device,
+        fingerprint=fingerprint,
+        flow_parameters=data.shards.parameters,
+    )
 
 
 def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[str, ...]:
@@ -184,24 +194,40 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
 def run_folds(
     ws: Workspace, plan: Plan, run: Run, folds: Sequence[Fold], progress: Progress | None, say: Say
 ) -> list[str]:
-    """Train ``folds``: on the CPU several at once, each on one thread; on a GPU one after the other.
+    """Train ``folds``: on the CPU several at once, each in a process of its own; with one job, or on a GPU,
+    one after the other in this process.
 
     Returns the ids of folds whose process died.
     """
     if not folds:
         return []
-    jobs = min(plan.config.jobs or cores(), len(folds)) if plan.device == "cpu" else 1
-    threads = 1 if jobs > 1 else cores()
+    threads = plan.config.threads or 1
+    jobs = min(plan.config.jobs or max(1, cores() // threads), len(folds)) if plan.device == "cpu" else 1
     ids, failed, started = [f.id for f in folds], [], time.monotonic()
-    worker = {"setup": _start, "setup_args": (ws.root, run.folder, plan.device, threads)}
+    worker = (ws.root, run.folder, plan.device, threads)
+    results = process_map(_train, ids, jobs, setup=_start, setup_args=worker) if jobs > 1 else _here(ids, worker)
     with watching(run, ids, plan.config.epochs or 0, progress):
-        for done, (i, result) in enumerate(process_map(_train, ids, jobs, **worker), start=1):
+        for done, (i, result) in enumerate(results, start=1):
             if isinstance(result, WorkerDied):
                 failed.append(ids[i])
                 say(f"fold {ids[i]}: {result}")
             else:
                 say(fold_line(run, ids[i], done, len(ids), time.monotonic() - started))
     return failed
+
+
+def _here(ids: Sequence[str], worker: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    """What ``process_map`` does, in this process; torch's settings are put back afterwards."""
+    import torch
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    _start(*worker)
+    try:
+        for i, fold_id in enumerate(ids):
+            yield i, _train(fold_id)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
 
 
 def _start(*args: Any) -> None:
@@ -251,9 +277,10 @@ def _logged(path: Path) -> int:
 def fold_line(run: Run, fold_id: str, done: int, total: int, seconds: float) -> str:
     facts = run.fold_facts(fold_id) or {}
     left = seconds / done * (total - done)
+    more = f"about {left / 60:.0f} min left" if left > 100 else f"about {left:.0f} s left"
     return (
         f"fold {done}/{total} {fold_id}: {facts.get('train_clips')} training clips, {facts.get('test_clips')} test "
-        f"clips, {facts.get('seconds')} s; about {left / 60:.0f} min left"
+        f"clips, {facts.get('seconds')} s; {more}"
     )
 
 

@@ -70,7 +70,17 @@ def test_raw_frames_are_preferred_to_crops(tmp_path):
 
 
 def test_header_may_stand_below_a_preamble_with_other_case_and_spaces(tmp_path):
-    header = ["subject ", "FILENAME", None, "Onset Frame", "apex_frame", "Offset Frame", None, "AU", "estimated emotion"]
+    header = [
+        "subject ",
+        "FILENAME",
+        None,
+        "Onset Frame",
+        "apex_frame",
+        "Offset Frame",
+        None,
+        "AU",
+        "estimated emotion",
+    ]
     raw = write_corpus(tmp_path / "raw", [row()], header=["made by", "somebody"])
     book = openpyxl.load_workbook(raw / "CASME2-coding-20140508.xlsx")
     book.active.insert_rows(2, 5)

@@ -251,7 +251,9 @@ def test_records_survive_the_csv(made):
 
 def test_a_false_face_of_another_size_is_noticed():
     def record(width: float, subject: str = "s1") -> Record:
-        return Record("smic", subject, "c", 1, 2, 3, 100, "", "", "", "", "annotated", "ok", "", box=(0, 0, width, width))
+        return Record(
+            "smic", subject, "c", 1, 2, 3, 100, "", "", "", "", "annotated", "ok", "", box=(0, 0, width, width)
+        )
 
     records = [record(w) for w in (230, 235, 240, 228, 66)] + [record(160, "s3") for _ in range(6)]
     assert usual_width(records[4], records) == 230

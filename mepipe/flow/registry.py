@@ -29,6 +29,7 @@ def _lazily(module: str, name: str) -> EngineMaker:
 
 
 ENGINES.register("opencv")(_lazily("mepipe.flow.opencv", "OpenCVEngine"))
+ENGINES.register("native")(_lazily("mepipe.flow.native", "NativeEngine"))
 ENGINES.register("torch")(_lazily("mepipe.flow.torch_engine", "TorchEngine"))
 
 

@@ -61,7 +61,10 @@ def plain(text: object) -> str:
 def png(fig: Figure, scale: float = 1.0) -> bytes:
     """The figure as PNG bytes; ``scale`` 2 has twice the pixels."""
     out = io.BytesIO()
-    fig.savefig(out, format="png", dpi=DPI * scale, facecolor=fig.get_facecolor(), metadata={"Software": None})
+    fig.set_dpi(DPI * scale)
+    canvas = fig.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.print_png(out, metadata={"Software": None})  # not savefig: it lays everything out twice
     return out.getvalue()
 
 

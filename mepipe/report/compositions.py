@@ -75,8 +75,11 @@ def _bars(
     ax.set_title("probability", fontsize=13, color=LIGHT.faint, loc="left")
 
 
-def overview_picture(clips: Sequence[FlowClip], *, arrows: bool = False) -> bytes:
-    """Some clips below each other: onset, apex, flow in colours, arrows if wanted, magnitude; PNG."""
+def overview_picture(clips: Sequence[FlowClip], *, arrows: bool = False, scale: float = SCALE) -> bytes:
+    """Some clips below each other: onset, apex, flow in colours, arrows if wanted, magnitude; PNG.
+
+    scale: pixels of the picture per crop pixel.  Raises ValueError for no clips.
+    """
     if not clips:
         raise ValueError("no clips to show")
     panels = 5 if arrows else 4
@@ -87,7 +90,7 @@ def overview_picture(clips: Sequence[FlowClip], *, arrows: bool = False) -> byte
         side = bare(axes(fig, MARGIN, top, label, SIDE))
         side.text(10, SIDE / 2, plain(clip.title), rotation=90, fontsize=14, color=LIGHT.ink, va="center", ha="center")
         _row(fig, top, MARGIN + label, clip, titles=n == 0, arrows=arrows)
-    return png(fig, SCALE)
+    return png(fig, scale)
 
 
 def _row(fig: Figure, top: float, left: float, clip: FlowClip, *, titles: bool, arrows: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,26 +49,31 @@ def choose(rows: Sequence[Prediction], classes: Sequence[str], most: int = MOST)
 def load_examples(ws: Workspace, picked: Sequence[Prediction]) -> list[Example]:
     """The crops and the flow of ``picked``; what is no longer there becomes a note, not an error."""
     shards, problem = _open(ws, sorted({r.corpus for r in picked}))
-    places = {} if shards is None else {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
-    return [_load(ws, r, shards, places.get((r.corpus, r.subject, r.clip)), problem) for r in picked]
+    if shards is None:
+        return [Example(r, None, None, None, None, (problem,)) for r in picked]
+    places = {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
+    with contextlib.closing(shards):
+        return [_load(ws, r, shards, places.get((r.corpus, r.subject, r.clip))) for r in picked]
 
 
 def _open(ws: Workspace, corpora: list[str]) -> tuple[Shards | None, str]:
-    from mepipe.shards import open_shards
+    from mepipe.shards import list_shards, open_shards
 
+    if not list_shards(ws.flow, corpora):
+        return None, f"the flow shards of {', '.join(corpora)} are not in the workspace any more"
     try:
-        return open_shards(ws.flow, corpora), "its flow is not in the shards any more"
+        return open_shards(ws.flow, corpora), ""
     except DataError as e:
         return None, f"no flow: {e}"
 
 
-def _load(ws: Workspace, row: Prediction, shards: Shards | None, at: int | None, problem: str) -> Example:
-    if shards is None or at is None:
-        return Example(row, None, None, None, None, (problem,))
+def _load(ws: Workspace, row: Prediction, shards: Shards, at: int | None) -> Example:
+    if at is None:
+        return Example(row, None, None, None, None, ("no flow: the clip is not in the shards any more",))
     sample, notes, flow = shards.samples[at], [], None
     try:
         flow = shards.flow(at)
-    except (DataError, OSError) as e:
+    except DataError as e:
         notes.append(f"no flow: {e}")
     crops = dict(_crops(ws, sample, notes))
     return Example(row, sample, crops.get("onset"), crops.get("apex"), flow, tuple(notes))

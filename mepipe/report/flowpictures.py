@@ -7,6 +7,7 @@ a grey that reads on white and on black, so a picture can be copied out of the p
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -91,10 +92,10 @@ def draw_colours(ax: Axes, strip: Axes, flow: np.ndarray, limit: float, theme: T
         spine.set(color=theme.faint, alpha=0.5, linewidth=2)
     w, h, text = _strip(strip, theme)
     side = h - 6
-    left = (w - side - 6.6 * text["fontsize"]) / 2
+    left = (w - side - 6.0 * text["fontsize"]) / 2
     strip.imshow(wheel(2 * int(side)), extent=(left, left + side, h - 2, 4), aspect="auto")
     strip.set(xlim=(0, w), ylim=(h, 0))
-    strip.text(left + side + 10, h / 2, f"rim {px(limit)} px", ha="left", **text)
+    strip.text(left + side + 0.6 * text["fontsize"], h / 2, f"rim {px(limit)} px", ha="left", **text)
 
 
 def draw_magnitude(ax: Axes, strip: Axes, flow: np.ndarray, limit: float, theme: Theme = ANY) -> None:
@@ -109,9 +110,7 @@ def draw_magnitude(ax: Axes, strip: Axes, flow: np.ndarray, limit: float, theme:
     strip.text(0.65 * w, h / 2, f"{px(limit)} px", ha="left", **text)
 
 
-def draw_arrows(
-    ax: Axes, strip: Axes, onset: np.ndarray, flow: np.ndarray, limit: float, theme: Theme = ANY
-) -> None:
+def draw_arrows(ax: Axes, strip: Axes, onset: np.ndarray, flow: np.ndarray, limit: float, theme: Theme = ANY) -> None:
     grey = to_rgb(onset).mean(axis=2)
     ax.imshow(grey, cmap="gray", vmin=-60, vmax=255, interpolation="nearest")  # lifted blacks: arrows stand out
     ax.set_axis_off()
@@ -127,10 +126,10 @@ def draw_arrows(
     length = key * factor * per_pixel
     left = (w - length - 9.2 * text["fontsize"]) / 2
     strip.quiver([left], [h / 2], [length], [0], scale=1, width=thick, **style)
-    strip.text(left + length + 12, h / 2, f"{px(key)} px (drawn ×{factor:g})", ha="left", **text)
+    strip.text(left + length + 0.6 * text["fontsize"], h / 2, f"{px(key)} px (drawn ×{factor:g})", ha="left", **text)
 
 
-def _strip(strip: Axes, theme: Theme) -> tuple[float, float, dict[str, object]]:
+def _strip(strip: Axes, theme: Theme) -> tuple[float, float, dict[str, Any]]:
     """Width and height of the legend's axes in px, and how its text looks."""
     bare(strip)
     w, h = strip.get_window_extent().size

@@ -69,7 +69,7 @@ def render(data: RunData, examples: Sequence[Example], made: str) -> str:
     return templates.get_template("report.html").render(
         **numbers(data),
         **pictures(data),
-        examples=[card(e) for e in examples],
+        examples=[card(e, data.run.classes) for e in examples],
         legend=Picture(uri(flow_legend()), "colour wheel: right red, down green, left cyan, up violet; white is still"),
         script=Markup(script),  # noqa: S704 - our own file, no data in it
         script_hash=digest,
@@ -125,11 +125,11 @@ def confusion_words(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> 
     return "confusion matrix: " + "; ".join(f"{c}: {line}" for c, line in zip(classes, lines, strict=True))
 
 
-def card(example: Example) -> dict[str, Any]:
+def card(example: Example, classes: Sequence[str]) -> dict[str, Any]:
     """An example as the template shows it."""
     r = example.prediction
-    found = max(r.probabilities, default=0.0)
-    return {"row": r, "right": r.true == r.pred, "confidence": found, "pictures": list(_panels(example)),
+    probability = r.probabilities[classes.index(r.pred)]
+    return {"row": r, "right": r.true == r.pred, "probability": probability, "pictures": _panels(example),
             "notes": example.notes}  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
@@ -78,32 +80,35 @@ def curves_picture(logs: Mapping[str, Log], theme: Theme = LIGHT, width: int = 1
 def _curves(ax: Axes, logs: Mapping[str, Log], column: str, theme: Theme) -> None:
     _style(ax, theme)
     alpha = 0.45 if len(logs) <= MANY else 0.18
-    for log in logs.values():
-        if column in log:
-            ax.plot(log["epoch"], log[column], color=theme.accent, alpha=alpha, linewidth=0.9)
+    _folds(ax, logs, column, colors=theme.accent, alpha=alpha, linewidths=0.9)
     epochs, mean = mean_curve([log for log in logs.values() if column in log], column)
-    label = f"mean of {len(logs)} folds" if len(logs) > 1 else "the fold"
+    label = f"thick: mean of {len(logs)} folds" if len(logs) > 1 else "the only fold"
     marker = "o" if len(epochs) == 1 else None
-    ax.plot(epochs, mean, color=theme.warn, linewidth=2.4, label=label, marker=marker)
+    ax.plot(epochs, mean, color=theme.warn, linewidth=2.4, marker=marker)
+    ax.set_title(label, color=theme.warn, fontsize=11, loc="right")
     if column == "loss":
         ax.set_ylim(bottom=0)
     else:
         ax.set_ylim(-0.02, 1.02)
-    place = "upper right" if column == "loss" else "lower right"
-    ax.legend(loc=place, frameon=False, labelcolor=theme.ink, fontsize=11)
 
 
 def _rate(ax: Axes, logs: Mapping[str, Log], theme: Theme) -> None:
     """The learning rate at the start of each epoch; folds of unequal size differ a little."""
     _style(ax, theme)
-    for log in logs.values():
-        ax.plot(log["epoch"], log["lr"], color=theme.faint, linewidth=1.2)
+    _folds(ax, logs, "lr", colors=theme.faint, linewidths=1.2)
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_locator(MaxNLocator(2))
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     ax.yaxis.get_offset_text().set(color=theme.ink, fontsize=10)
     ax.text(0.99, 0.86, "learning rate", transform=ax.transAxes, ha="right", va="top", color=theme.ink, fontsize=11)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+
+def _folds(ax: Axes, logs: Mapping[str, Log], column: str, **style: Any) -> None:
+    """One line per fold, as one artist: 68 single ones take seconds."""
+    lines = [np.column_stack((log["epoch"], log[column])) for log in logs.values() if column in log]
+    ax.add_collection(LineCollection(lines, **style))
+    ax.autoscale_view()
 
 
 def _style(ax: Axes, theme: Theme) -> None:

@@ -15,7 +15,7 @@ from mepipe.shards.file import ShardFile
 from mepipe.shards.sample import FLOW_SHAPE, PathLike, Sample
 from mepipe.workspace import hash_file
 
-_NAME = re.compile(r"(?P<corpus>.+)-\d{5}\.h5")
+_NAME = re.compile(r"(?P<corpus>[^.].*)-\d{5}\.h5")
 
 
 class Shards(Sequence[tuple[np.ndarray, Sample]]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,19 +73,18 @@ class ShardWriter:
         self._stack = contextlib.ExitStack()
         temp = self._stack.enter_context(atomic_file(self.path))
         try:
-            with self._disk_errors():
-                self._file = h5py.File(temp, "w")
-                self._flow = self._file.create_dataset(
-                    "flow",
-                    shape=(0, *FLOW_SHAPE),
-                    maxshape=(MAX_SAMPLES, *FLOW_SHAPE),
-                    chunks=(1, *FLOW_SHAPE),
-                    dtype=self._dtype,
-                    **self._filters,
-                )
-        except MepipeError as e:
-            self.__exit__(type(e), e, None)
-            raise
+            self._disk = self._stack.enter_context(_PatientFile(temp))
+        except OSError as e:
+            raise write_failed(self.path, e) from e
+        self._file = h5py.File(self._disk, "w")
+        self._flow = self._file.create_dataset(
+            "flow",
+            shape=(0, *FLOW_SHAPE),
+            maxshape=(MAX_SAMPLES, *FLOW_SHAPE),
+            chunks=(1, *FLOW_SHAPE),
+            dtype=self._dtype,
+            **self._filters,
+        )
         return self
 
     def append(self, sample: Sample, flow: np.ndarray) -> None:
@@ -93,9 +93,9 @@ class ShardWriter:
         if index == MAX_SAMPLES:
             raise UsageError(f"more than {MAX_SAMPLES} samples for {self.path}", do="start the next shard")
         stored = self._stored(sample, np.asarray(flow))
-        with self._disk_errors():
-            self._flow.resize(index + 1, axis=0)
-            self._flow[index] = stored
+        self._flow.resize(index + 1, axis=0)
+        self._flow[index] = stored
+        self._check_disk()
         self._checksums.append(zlib.crc32(stored.tobytes()))
         self._samples.append(sample)
 
@@ -113,16 +113,24 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            try:
-                with self._disk_errors():
-                    self._finish()
-            except MepipeError as e:
-                self._abandon(type(e), e, e.__traceback__)
-                raise
-            self._stack.close()
-        else:
-            self._abandon(kind, error, trace)
+        if kind is not None:
+            self._abandon()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+        self._stack.close()
+
+    def _abandon(self) -> None:
+        """Close everything and have atomic_file remove the temporary; who saw the error raises it."""
+        self._file.close()
+        self._stack.__exit__(MepipeError, MepipeError("unfinished"), None)
+
+    def _check_disk(self) -> None:
+        if self._disk.error is not None:
+            raise write_failed(self.path, self._disk.error) from self._disk.error
 
     def _finish(self) -> None:
         text = h5py.string_dtype("utf-8")
@@ -135,22 +143,35 @@ class ShardWriter:
         self._file.flush()
         self._file.attrs["complete"] = True
         self._file.close()
+        self._check_disk()
 
-    def _abandon(
-        self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close what can be closed (HDF5 fails again on a full disk) and let atomic_file remove the temporary."""
-        with contextlib.suppress(Exception):
-            self._file.close()
-        self._stack.__exit__(kind, error, trace)
 
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        """HDF5 reports a failed write as OSError, RuntimeError or ValueError, as the moment has it."""
+class _PatientFile(io.FileIO):
+    """A file for HDF5 that keeps the first failed write to itself, in ``error``.
+
+    HDF5 that learns of a full disk can no longer close the file: it prints tracebacks and may crash the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as e:
+                self.error = e
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
         try:
-            yield
-        except (OSError, RuntimeError, ValueError) as e:
-            raise write_failed(self.path, e if isinstance(e, OSError) else OSError(str(e))) from e
+            return super().truncate(size)
+        except OSError as e:
+            self.error = self.error or e
+            return self.tell() if size is None else size
 
 
 def write_shard(

@@ -37,7 +37,11 @@ TRUTH_COLUMNS = (
 
 @dataclass(frozen=True)
 class SynthSummary:
-    """What ``make_corpus`` made.  ``written`` counts the clips drawn by this call, ``clips`` all there are."""
+    """What ``make_corpus`` made.
+
+    clips: micro-expressions in the corpus.  frames: on disk, those of clips without an expression
+    (SMIC's non_micro) included.  written: clip folders drawn by this call, such clips included.
+    """
 
     corpus: str
     out: Path

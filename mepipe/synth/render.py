@@ -27,9 +27,9 @@ class SyntheticClip:
 
     Attributes: ``plan`` (names, labels, where its files lie), ``onset``, ``apex``, ``offset`` (frame
     numbers as annotated), ``numbers`` (all frames on disk), ``emotion`` (the corpus's word), ``label3``,
-    ``amplitude`` (peak motion of the expression, frame px), ``units`` (action units, ``"6+12"``),
-    ``landmarks`` ((68, 2) float64, frame px in the onset frame, dlib's order), ``face_box`` (left, top,
-    right, bottom in frame px).
+    ``amplitude`` (peak motion of the expression without the head's drift, frame px) and ``amplitude_224``
+    (the same at face scale), ``units`` (action units, ``"6+12"``), ``landmarks`` ((68, 2) float64, frame
+    px in the onset frame, dlib's order), ``face_box`` (left, top, right, bottom in frame px).
     """
 
     def __init__(self, plan: ClipPlan, camera: Camera) -> None:

@@ -75,7 +75,7 @@ class MerbaConfig:
     label_smoothing: float = option(0.0, fraction)
     fine_mean: str = option("negatives", one_of("negatives", "batch"))
     decision: str = option("hard", one_of("hard", "product"))
-    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "mamba_ssm"))
+    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "numba", "mamba_ssm"))
 
     def check(self) -> None:
         """What concerns several options at once; raises ValueError."""

@@ -8,6 +8,7 @@ For every sequence and channel e, with N states h, h_0 = 0 and delta = softplus(
 Backends (all agree to 1e-4 in float32; docs/models.md has timings):
     loop       plain torch and autograd; the reference, slow and hungry
     recompute  own backward that rebuilds the states: the default wherever torch runs
+    numba      fused CPU kernels, opt-in; needs the package numba
     mamba_ssm  the CUDA kernel of the package mamba-ssm; the default where it can be imported
 
 The recurrence is walked step by step in all of them.  Forms that divide by a cumulative decay
@@ -27,7 +28,7 @@ from mepipe.errors import UsageError
 from mepipe_model.ops.scan_loop import scan_loop
 from mepipe_model.ops.scan_recompute import scan_recompute
 
-SCAN_BACKENDS = ("auto", "loop", "recompute", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "loop", "recompute", "numba", "mamba_ssm")
 
 
 def selective_scan(
@@ -84,6 +85,10 @@ def _obstacle(backend: str, kind: str) -> str | None:
         if kind != "cuda":
             return f"it runs on cuda only, not on {kind}"
         return _import_error("selective_scan_cuda", "mamba-ssm's CUDA kernel")
+    if backend == "numba":
+        if kind != "cpu":
+            return f"it runs on cpu only, not on {kind}"
+        return _import_error("numba", "the package numba")
     return None
 
 
@@ -106,6 +111,10 @@ def _kernel(name: str) -> Callable[..., Tensor]:
         return scan_loop
     if name == "recompute":
         return scan_recompute
+    if name == "numba":
+        from mepipe_model.ops.scan_numba import scan_numba
+
+        return scan_numba
     return _mamba_ssm
 
 

@@ -1,0 +1,256 @@
+"""Vectors of 16 float32 as a numba type, so that kernels are vector code by construction.
+
+numba leaves vectorising to LLVM's loop vectoriser, which gives up on TV-L1 (too many arrays that might
+overlap) and makes a loop 5 times slower without a word.  Here ``load`` reads 16 neighbouring pixels, + - * /
+work on them, ``store`` writes them; LLVM splits the vectors to what the CPU has (SSE, AVX, AVX-512, NEON).
+
+A kernel that uses these handles whole vectors only: rows are padded to a multiple of LANES.
+numba's cache looks at the file of a kernel, not at this one: after a change here, touch the kernels' file.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from mepipe.flow.median import Exchange, median_program
+
+LANES = 16  # one AVX-512 register; two of AVX2, four of SSE or NEON
+
+# Rounding may differ by 1e-7 from OpenCV's, far below what its own rounding does to the result (docs/flow.md).
+# No "reassoc": sums keep their order.  No NaN or infinity can arise: inputs are checked, divisors are positive.
+_FAST = ("contract", "nnan", "ninf", "nsz", "arcp")
+_FLOAT = ir.FloatType()
+_INT32 = ir.IntType(32)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+class Vector(types.Type):
+    """The numba type of LANES float32."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+vector = Vector()
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend_type: types.Type) -> None:
+        super().__init__(manager, frontend_type, _VECTOR)
+
+
+def _place(context: Any, builder: ir.IRBuilder, array_type: types.Array, array: Any, index: Any) -> Any:
+    """Pointer to the vector that starts at ``array[index]``; not aligned to more than one float."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: types.Array, index: types.Integer) -> Any:
+    """``array[index : index + LANES]`` of a flat float32 array; bounds are not checked."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.load(_place(context, builder, signature.args[0], *arguments), align=4)
+
+    return vector(array, types.intp), emit
+
+
+@intrinsic
+def store(typing: Any, array: types.Array, index: types.Integer, value: Vector) -> Any:
+    """``array[index : index + LANES] = value``; bounds are not checked."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array_, index_, value_ = arguments
+        builder.store(value_, _place(context, builder, signature.args[0], array_, index_), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), emit
+
+
+@intrinsic
+def splat(typing: Any, value: types.Float) -> Any:
+    """``value`` in every lane."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        nothing = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(nothing, arguments[0], _INT32(0))
+        return builder.shuffle_vector(first, nothing, _lanes([0] * LANES))
+
+    return vector(types.float32), emit
+
+
+@intrinsic
+def sum_lanes(typing: Any, value: Vector) -> Any:
+    """The sum of the lanes as float32, pairwise in a fixed order: the same on every CPU."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        parts = [builder.extract_element(arguments[0], _INT32(i)) for i in range(LANES)]
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = [builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+        return parts[0]
+
+    return types.float32(vector), emit
+
+
+def _lanes(numbers: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_INT32, len(numbers)), list(numbers))
+
+
+# --- arithmetic ------------------------------------------------------------------------------------
+
+
+def _two(emit: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:
+    """An operation (vector, vector) -> vector."""
+
+    @intrinsic
+    def operation(typing: Any, a: Vector, b: Vector) -> Any:
+        return vector(vector, vector), lambda context, builder, signature, arguments: emit(builder, *arguments)
+
+    return operation
+
+
+def _operator(python_operator: Any, operation: Any) -> None:
+    """Let ``python_operator`` on two vectors be ``operation``."""
+
+    @overload(python_operator, strict=False)  # numba compares annotations too
+    def implement(a: Any, b: Any) -> Any:
+        if isinstance(a, Vector) and isinstance(b, Vector):
+            return lambda a, b: operation(a, b)
+        return None
+
+
+def _lower(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b, flags=_FAST), a, b)
+
+
+def _higher(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b, flags=_FAST), a, b)
+
+
+_operator(operator.add, _two(lambda builder, a, b: builder.fadd(a, b, flags=_FAST)))
+_operator(operator.sub, _two(lambda builder, a, b: builder.fsub(a, b, flags=_FAST)))
+_operator(operator.mul, _two(lambda builder, a, b: builder.fmul(a, b, flags=_FAST)))
+_operator(operator.truediv, _two(lambda builder, a, b: builder.fdiv(a, b, flags=_FAST)))
+lower = _two(_lower)
+higher = _two(_higher)
+
+
+@intrinsic
+def root(typing: Any, value: Vector) -> Any:
+    """Square root of each lane."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32")
+        return builder.call(function, arguments, fastmath=_FAST)
+
+    return vector(vector), emit
+
+
+# --- pixels of four channels -----------------------------------------------------------------------
+
+_FOUR = ir.VectorType(_FLOAT, 4)
+
+
+@intrinsic
+def cubic_weights(typing: Any, t: types.Float, coefficients: types.UniTuple) -> Any:
+    """Weights of four taps at offset ``t``, each in four lanes: ((c3*t + c2)*t + c1)*t + c0.
+
+    coefficients: 16 floats, (c3, c2, c1, c0) of the first tap, then of the second, ...
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        t_, table = arguments
+        values = cgutils.unpack_tuple(builder, table, 16)
+        nothing = ir.Constant(_VECTOR, ir.Undefined)
+        t_lanes = builder.shuffle_vector(builder.insert_element(nothing, t_, _INT32(0)), nothing, _lanes([0] * LANES))
+        weights = None
+        for power in range(4):
+            c = nothing
+            for lane in range(LANES):
+                c = builder.insert_element(c, values[4 * (lane // 4) + power], _INT32(lane))
+            weights = c if weights is None else builder.fadd(builder.fmul(weights, t_lanes, flags=_FAST), c, flags=_FAST)
+        return weights
+
+    return vector(types.float32, coefficients), emit
+
+
+@intrinsic
+def sum_pixels(typing: Any, value: Vector) -> Any:
+    """Four pixels of four channels -> the sum of each of the first three channels, as three float32."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        nothing = ir.Constant(_VECTOR, ir.Undefined)
+        first, *others = [
+            builder.shuffle_vector(arguments[0], nothing, _lanes(range(4 * i, 4 * i + 4))) for i in range(4)
+        ]
+        total = first
+        for other in others:
+            total = builder.fadd(total, other, flags=_FAST)
+        channels = [builder.extract_element(total, _INT32(i)) for i in range(3)]
+        return context.make_tuple(builder, signature.return_type, channels)
+
+    return types.UniTuple(types.float32, 3)(vector), emit
+
+
+# --- the median ------------------------------------------------------------------------------------
+
+
+def _run(builder: ir.IRBuilder, wires: list[Any], network: Sequence[Exchange]) -> list[Any]:
+    """Emit the min/max operations of ``network``."""
+    for low, high, keep_low, keep_high in network:
+        a, b = wires[low], wires[high]
+        if keep_low:
+            wires[low] = _lower(builder, a, b)
+        if keep_high:
+            wires[high] = _higher(builder, a, b)
+    return wires
+
+
+def median_operations(k: int) -> tuple[Any, Any]:
+    """(sort_column, median) for k x k windows, the two parts of :func:`median_program`.
+
+    sort_column(out, at, pitch, rows, where): the k vectors ``rows[where[i]]`` sorted, to ``out[at + i * pitch]``.
+    median(columns, at, pitch): the medians of the windows centred at ``at``, from sorted columns.
+    """
+    sort, rest, wire = median_program(k)
+
+    @intrinsic
+    def sort_column(
+        typing: Any, out: types.Array, at: types.Integer, pitch: types.Integer, rows: types.Array, where: types.UniTuple
+    ) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            out_, at_, pitch_, rows_, where_ = arguments
+            places = [_place(context, builder, signature.args[3], rows_, i) for i in cgutils.unpack_tuple(builder, where_)]
+            for value in _run(builder, [builder.load(p, align=4) for p in places], sort):
+                builder.store(value, _place(context, builder, signature.args[0], out_, at_), align=4)
+                at_ = builder.add(at_, pitch_)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, types.intp, rows, types.UniTuple(types.intp, k)), emit
+
+    @intrinsic
+    def median(typing: Any, columns: types.Array, at: types.Integer, pitch: types.Integer) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            columns_, at_, pitch_ = arguments
+            wires = []
+            for _ in range(k):
+                for j in range(k):
+                    index = builder.add(at_, at_.type(j - k // 2))
+                    place = _place(context, builder, signature.args[0], columns_, index)
+                    wires.append(builder.load(place, align=4))
+                at_ = builder.add(at_, pitch_)
+            return _run(builder, wires, rest)[wire]
+
+        return vector(columns, types.intp, types.intp), emit
+
+    return sort_column, median

@@ -1,0 +1,264 @@
+"""The selective scan as two fused CPU kernels compiled by numba: opt-in, ``backend="numba"``.
+
+One pass over memory per direction instead of the dozen of eager torch (benchmarks/scan_cpu.py has
+the factor over ``recompute``).  The price is a package that is no requirement of mepipe and
+a compilation of some seconds, once per machine: the result is cached beside this file.
+
+The same formulas as in ``scan_recompute``.  Inner loops run over channels, contiguous and without
+aliasing checks beyond what LLVM accepts, or they would not become vector instructions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Work is cut into this many parts whatever the number of threads, and their shares of gA are added in
+# order, so that results do not depend on the machine.
+PARTS = 16
+
+# Reordered sums and fused multiply-adds; NaN and infinity keep their meaning.
+FAST = {"reassoc", "contract", "nsz"}
+_jit = njit(fastmath=FAST, nogil=True, cache=True, error_model="numpy")
+
+# exp in float32: x = k ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (error 5e-9), exponent bits of k.
+# ln 2 is split so that k * LN2_HIGH is exact.
+LOG2_E, HALF = np.float32(1 / math.log(2)), np.float32(0.5)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
+C0, C1, C2, C3, C4, C5, C6, C7 = (np.float32(1 / math.factorial(i)) for i in range(8))
+# log1p(w) = 2 artanh(w / (2 + w)); series to the 13th power, error 5e-9 at w = 1
+TWO = np.float32(2)
+O1, O3, O5, O7, O9, O11, O13 = (np.float32(1 / i) for i in range(1, 15, 2))
+LOWEST, HIGHEST = np.float32(-87), np.float32(88)  # where 2^k stays a normal float32
+
+
+@intrinsic
+def _power_of_two(context: Any, k: Any) -> Any:
+    """2^k as float32 for an int32 k in [-126, 127]."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        biased = builder.add(arguments[0], ir.Constant(word, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+def _exp(x: float) -> float:
+    return math.exp(x)
+
+
+@overload(_exp, inline="always")
+def _exp_by_type(x: Any) -> Callable[[Any], Any]:
+    def exp64(x: Any) -> Any:
+        return math.exp(x)
+
+    def exp32(x: Any) -> Any:
+        x = LOWEST if x < LOWEST else x  # this way round a NaN stays
+        x = HIGHEST if x > HIGHEST else x
+        k = np.floor(x * LOG2_E + HALF)
+        r = (x - k * LN2_HIGH) - k * LN2_LOW
+        p = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * (C6 + r * C7))))))
+        return p * _power_of_two(np.int32(k))
+
+    return exp32 if x == types.float32 else exp64
+
+
+def _log1p(w: float) -> float:
+    return math.log1p(w)
+
+
+@overload(_log1p, inline="always")
+def _log1p_by_type(w: Any) -> Callable[[Any], Any]:
+    """For w in [0, 1], all that softplus needs."""
+
+    def log64(w: Any) -> Any:
+        return math.log1p(w)
+
+    def log32(w: Any) -> Any:
+        s = w / (TWO + w)
+        z = s * s
+        p = O1 + z * (O3 + z * (O5 + z * (O7 + z * (O9 + z * (O11 + z * O13)))))
+        return TWO * s * p
+
+    return log32 if w == types.float32 else log64
+
+
+@_jit
+def _step_sizes(dt: Any, bias: Any, u: Any, delta: Any, x: Any) -> None:
+    """One step: delta = softplus(dt + bias) and x = delta u; rows (E,)."""
+    zero = delta.dtype.type(0)
+    for e in range(len(dt)):
+        z = dt[e] + bias[e]
+        delta[e] = _log1p(_exp(-abs(z))) + (z if z > zero else zero)
+    for e in range(len(dt)):
+        x[e] = delta[e] * u[e]
+
+
+@_jit
+def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, y: Any) -> None:
+    """Fill y (S, L, E) for sequences first to last; A is (N, E)."""
+    states, channels = A.shape
+    h = np.empty((states, channels), u.dtype)
+    delta, x = np.empty(channels, u.dtype), np.empty(channels, u.dtype)
+    for s in range(first, last):
+        h[:] = 0
+        for t in range(u.shape[1]):
+            _step_sizes(dt[s, t], bias, u[s, t], delta, x)
+            for e in range(channels):
+                y[s, t, e] = D[e] * u[s, t, e]
+            for n in range(states):
+                b, c = B[s, t, n], C[s, t, n]
+                for e in range(channels):
+                    v = _exp(delta[e] * A[n, e]) * h[n, e] + x[e] * b
+                    h[n, e] = v
+                    y[s, t, e] += c * v
+
+
+@_jit
+def _rebuild(delta: Any, x: Any, A: Any, B: Any, a: Any, h: Any) -> None:
+    """Decays and states (L, N, E) of one sequence."""
+    steps, channels = delta.shape
+    for t in range(steps):
+        for n in range(A.shape[0]):
+            b = B[t, n]
+            for e in range(channels):
+                a[t, n, e] = _exp(delta[t, e] * A[n, e])
+                h[t, n, e] = x[t, e] * b
+            if t > 0:
+                for e in range(channels):
+                    h[t, n, e] += a[t, n, e] * h[t - 1, n, e]
+
+
+@_jit
+def _reverse(
+    delta: Any, x: Any, A: Any, B: Any, C: Any, gy: Any, a: Any, h: Any, g: Any,
+    gx: Any, gdelta: Any, gB: Any, gC: Any, gA: Any,
+) -> None:  # fmt: skip
+    """The backward walk over one sequence; gx, gdelta are zeros on entry, gA is added to."""
+    steps, channels = delta.shape
+    g[:] = 0
+    for t in range(steps - 1, -1, -1):
+        for n in range(A.shape[0]):
+            b, c = B[t, n], C[t, n]
+            sum_b = sum_c = delta.dtype.type(0)
+            for e in range(channels):
+                v = g[n, e] + gy[t, e] * c
+                sum_c += h[t, n, e] * gy[t, e]
+                sum_b += v * x[t, e]
+                g[n, e] = v
+            gB[t, n], gC[t, n] = sum_b, sum_c
+            for e in range(channels):
+                gx[t, e] += g[n, e] * b
+                g[n, e] *= a[t, n, e]
+            if t > 0:
+                for e in range(channels):
+                    gA[n, e] += g[n, e] * h[t - 1, n, e] * delta[t, e]
+                for e in range(channels):
+                    gdelta[t, e] += g[n, e] * h[t - 1, n, e] * A[n, e]
+
+
+@_jit
+def _to_inputs(
+    u: Any, dt: Any, bias: Any, D: Any, gy: Any, delta: Any, gx: Any, gdelta: Any,
+    gu: Any, gdt: Any, gD: Any, gbias: Any,
+) -> None:  # fmt: skip
+    """From gx and gdelta to u, dt, D and bias, one step, rows (E,); gD and gbias are added to."""
+    one = delta.dtype.type(1)
+    for e in range(len(u)):
+        gu[e] = gx[e] * delta[e] + gy[e] * D[e]
+    for e in range(len(u)):
+        gdt[e] = (gdelta[e] + gx[e] * u[e]) / (one + _exp(-dt[e] - bias[e]))  # softplus' = sigmoid
+    for e in range(len(u)):
+        gD[e] += gy[e] * u[e]
+        gbias[e] += gdt[e]
+
+
+@_jit
+def _backward(
+    first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, gy: Any,
+    gu: Any, gdt: Any, gB: Any, gC: Any, gA: Any, gD: Any, gbias: Any,
+) -> None:  # fmt: skip
+    """Gradients of sequences first to last; gA, gD and gbias are added to."""
+    steps = u.shape[1]
+    states, channels = A.shape
+    a, h = np.empty((steps, states, channels), u.dtype), np.empty((steps, states, channels), u.dtype)
+    rows = np.empty((4, steps, channels), u.dtype)
+    delta, x, gx, gdelta = rows[0], rows[1], rows[2], rows[3]
+    g = np.empty((states, channels), u.dtype)
+    for s in range(first, last):
+        rows[2:] = 0
+        for t in range(steps):
+            _step_sizes(dt[s, t], bias, u[s, t], delta[t], x[t])
+        _rebuild(delta, x, A, B[s], a, h)
+        _reverse(delta, x, A, B[s], C[s], gy[s], a, h, g, gx, gdelta, gB[s], gC[s], gA)
+        for t in range(steps):
+            _to_inputs(u[s, t], dt[s, t], bias, D, gy[s, t], delta[t], gx[t], gdelta[t], gu[s, t], gdt[s, t], gD, gbias)
+
+
+def scan_numba(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor | None) -> Tensor:
+    """Shapes as in ``mepipe_model.ops.scan.selective_scan``; float32 or float64, CPU."""
+    return _Scan.apply(u, dt, A, B, C, D, torch.zeros_like(D) if dt_bias is None else dt_bias)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        y = np.empty(inputs[0].shape, inputs[0].detach().numpy().dtype)
+        arrays = _arrays(inputs)
+        _in_parts(lambda part, first, last: _forward(first, last, *arrays, y), len(y))
+        return torch.from_numpy(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
+        arrays = [*_arrays(ctx.saved_tensors), gy.contiguous().numpy()]
+        u, dt, A, B, C, D, bias, _ = arrays
+        per_step = [np.empty_like(v) for v in (u, dt, B, C)]
+        shares = [np.zeros((PARTS, *v.shape), v.dtype) for v in (A, D, bias)]
+
+        def work(part: int, first: int, last: int) -> None:
+            _backward(first, last, *arrays, *per_step, *(v[part] for v in shares))
+
+        _in_parts(work, len(u))
+        gu, gdt, gB, gC = (torch.from_numpy(v) for v in per_step)
+        gA, gD, gbias = (torch.from_numpy(v.sum(0)) for v in shares)
+        return gu, gdt, gA.t(), gB, gC, gD, gbias
+
+
+def _arrays(inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+    """(u, dt, A, B, C, D, bias) contiguous, A as (N, E)."""
+    u, dt, A, *rest = (t.detach() for t in inputs)
+    return [t.contiguous().numpy() for t in (u, dt, A.t(), *rest)]
+
+
+def _in_parts(work: Callable[[int, int, int], None], sequences: int) -> None:
+    """Call work(part, first, last) for PARTS slices of the sequences, on torch's number of threads."""
+    bounds = [sequences * part // PARTS for part in range(PARTS + 1)]
+    parts = [(i, a, b) for i, (a, b) in enumerate(pairwise(bounds)) if a < b]
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads < 2:
+        for part in parts:
+            work(*part)
+        return
+    list(_pool(os.getpid(), threads).map(lambda part: work(*part), parts))
+
+
+@lru_cache(maxsize=4)
+def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
+    """Worker threads of this process: a fork inherits the cache but not the threads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"scan-{pid}")

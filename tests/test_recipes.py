@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from mepipe.errors import UsageError
+from mepipe.settings import TrainConfig
+from mepipe_model.recipes import learning_rate, model_options, resolved
+
+
+def rates(epochs_at, **kw):
+    config = resolved(TrainConfig(**kw))
+    return [learning_rate(config, e * 15, 15) for e in epochs_at]
+
+
+def test_the_papers_schedule_over_200_epochs():
+    """Epoch-start values of the paper's recipe: 5 epochs of warm-up, cosine to 190, ten at the floor."""
+    got = rates([0, 1, 4, 5, 50, 100, 189, 190, 199], protocol="holdout")
+    want = [1e-6, 1.008e-4, 4.002e-4, 4.992e-4, 4.201e-4, 2.321e-4, 5.03e-6, 5e-6, 5e-6]
+    assert got == pytest.approx(want, rel=1e-3)
+
+
+def test_the_papers_schedule_over_70_epochs():
+    assert rates([5, 30, 45, 60, 69]) == pytest.approx([4.916e-4, 2.525e-4, 7.75e-5, 5e-6, 5e-6], rel=1e-3)
+
+
+def test_a_short_run_shortens_warm_up_and_cooldown():
+    config = resolved(TrainConfig(epochs=3))
+    assert (config.warmup, config.cooldown) == (0, 1)
+    config = resolved(TrainConfig(epochs=15))
+    assert (config.warmup, config.cooldown) == (2, 5)
+    assert resolved(TrainConfig(epochs=70)).warmup == 5
+
+
+def test_the_papers_recipe_is_the_default():
+    config = resolved(TrainConfig())
+    assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (70, 128, 5e-4, 0.05)
+    assert resolved(TrainConfig(protocol="holdout")).epochs == 200
+    assert resolved(TrainConfig(model="merba_tiny", batch_size=32)).batch_size == 32
+
+
+def test_model_options_are_read_as_json_where_they_are():
+    config = TrainConfig(options=("mixer_sharing=full", "drop_path=0.2", "scans=a+b"), head="linear")
+    assert model_options(config) == {"head": "linear", "mixer_sharing": "full", "drop_path": 0.2, "scans": "a+b"}
+    with pytest.raises(UsageError, match="not KEY=VALUE"):
+        model_options(TrainConfig(options=("drop_path",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"epochs": 0}, "--epochs is 0"), ({"protocol": "lozo"}, "valid: loso"), ({"flip": 1.5}, "at most 1")],
+)
+def test_settings_out_of_range_name_the_option(options, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**options)
