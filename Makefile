@@ -31,7 +31,7 @@ $(VENV)/.%: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pip
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("mepipe needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else 0'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt --upgrade pip setuptools wheel
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt --upgrade pip setuptools
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

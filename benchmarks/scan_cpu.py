@@ -66,7 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
-        "--backends", nargs="+", default=["loop", "recompute", "numba"], choices=[b for b in SCAN_BACKENDS if b != "auto"]
+        "--backends",
+        nargs="+",
+        default=["loop", "recompute", "numba"],
+        choices=[b for b in SCAN_BACKENDS if b != "auto"],
     )
     parser.add_argument("--small", action="store_true", help="the sizes of merba_tiny")
     options = parser.parse_args()

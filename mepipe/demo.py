@@ -32,7 +32,7 @@ class Demo:
         text += [
             "",
             f"Scores of merba_tiny, leave one subject out, last epoch, {m['clips']} clips pooled",
-            f"  UF1 {m['UF1']:.3f}   UAR {m['UAR']:.3f}   ACC {m['ACC']:.3f}   (always the same answer: UF1 of about 0.2)",
+            f"  UF1 {m['UF1']:.3f}   UAR {m['UAR']:.3f}   ACC {m['ACC']:.3f}   (a constant answer: UF1 about 0.2)",
             "",
             "The faces are one photograph, changed and moved: this shows that the road works, not how well a model",
             "recognises real micro-expressions.",

@@ -44,10 +44,11 @@ def made(made_raw, tmp_path_factory) -> Made:
     from mepipe.datasets import get_corpus
     from mepipe.flow.run import flow_corpora
     from mepipe.prepare import prepare_corpus
+    from mepipe.settings import PrepareConfig
     from mepipe.workspace import Workspace
 
     ws = Workspace(tmp_path_factory.mktemp("work"))
-    prepare_corpus(ws, get_corpus("casme2"), made_raw)
+    prepare_corpus(ws, get_corpus("casme2"), made_raw, PrepareConfig(jobs=1))
     flow_corpora(ws)
     return Made(made_raw, ws.root)
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["datasets", "demo", "doctor", "evaluate", "flow", "models", "predict", "prepare", "report", "shards", "synth",
-            "train"]  # fmt: skip
+COMMANDS = [
+    *("datasets", "demo", "doctor", "evaluate", "flow", "models"),
+    *("predict", "prepare", "report", "shards", "synth", "train"),
+]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -157,9 +158,13 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def readme_commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("mepipe ")]
+    """The mepipe lines inside the README's code blocks, without their comments."""
+    commands, inside = [], False
+    for line in README.read_text("utf-8").splitlines():
+        inside ^= line.startswith("```")
+        if inside and line.startswith("mepipe "):
+            commands.append(line.split("#")[0].strip())
+    return commands
 
 
 def test_every_command_of_the_readme_parses(tmp_path):

@@ -213,8 +213,8 @@ def test_real_annotation_gives_the_published_counts(tmp_path, real_data):
     """All 255 rows of the real coding, on a few frames a clip; MEGC2019's classes for CASME II."""
     with (real_data / "slstt_casme2_coding.csv").open(newline="") as f:
         real = list(csv.DictReader(f))
-    rows = [row(f"{int(r['Subject']):02d}", r["Filename"], *(int(r[k]) for k in ("OnsetFrame", "ApexFrame", "OffsetFrame")),
-                r["Emotion"]) for r in real]  # fmt: skip
+    names = ("OnsetFrame", "ApexFrame", "OffsetFrame")
+    rows = [row(f"{int(r['Subject']):02d}", r["Filename"], *(int(r[k]) for k in names), r["Emotion"]) for r in real]
     found = clips(write_corpus(tmp_path / "raw", rows))
     assert len(found) == 255
     assert not any(c.problem for c in found)

@@ -294,6 +294,17 @@ def test_the_result_does_not_depend_on_the_scan_backend():
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-5)
 
 
+def test_bfloat16_autocast_stays_near_float32_and_trains():
+    model, x = tiny(), torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(x)
+        loss = model.head.loss(out, torch.tensor([0, 1]), 0.0)
+    loss.backward()
+    torch.testing.assert_close(out.float(), exact, rtol=0.1, atol=0.1)
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.slow
 def test_the_full_size_network_trains_a_step_on_cpu():
     torch.manual_seed(0)

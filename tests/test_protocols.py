@@ -78,7 +78,7 @@ def test_folds_are_chosen_by_id_or_number():
     folds = make_folds("loso", DATA)
     assert [f.id for f in chosen(folds, "2, samm_006,2")] == ["smic-hs_s1", "samm_006"]
     assert chosen(folds, None) == folds
-    with pytest.raises(UsageError, match="no fold '9'.*1 to 5"):
+    with pytest.raises(UsageError, match=r"no fold '9'.*1 to 5"):
         chosen(folds, "9")
 
 

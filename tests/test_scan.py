@@ -1,10 +1,11 @@
 import math
+import sys
 
 import pytest
 import torch
 
 from mepipe.errors import UsageError
-from mepipe_model.ops import scan_backend, selective_scan
+from mepipe_model.ops import scan, scan_backend, selective_scan
 from mepipe_model.ops import scan_recompute as recompute
 
 INPUTS = ("u", "dt", "A", "B", "C", "D", "dt_bias")
@@ -158,6 +159,40 @@ def test_a_backend_that_cannot_run_is_refused_and_not_replaced():
         selective_scan(u, dt, a, b, c, d, backend="mamba_ssm")
     with pytest.raises(UsageError, match="valid: auto, loop, recompute"):
         selective_scan(u, dt, a, b, c, d, backend="fast")
+
+
+def test_a_missing_numba_is_named_and_nothing_slower_is_run_instead(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)  # what an environment without it looks like
+    scan._import_error.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=r"the package numba cannot be imported.*choose auto or recompute"):
+            scan_backend("cpu", "numba")
+    finally:
+        scan._import_error.cache_clear()
+
+
+@pytest.mark.skipif("numba" not in FAST, reason="numba is not installed")
+def test_the_numba_kernels_give_the_same_bits_on_one_thread_and_on_two():
+    inputs, threads = case(sequences=37, dtype=torch.float32), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(gradients(inputs, "numba"))
+    finally:
+        torch.set_num_threads(threads)
+    (y1, grads1), (y2, grads2) = results
+    assert torch.equal(y1, y2)
+    assert all(torch.equal(grads1[name], grads2[name]) for name in INPUTS)
+
+
+@pytest.mark.skipif("numba" not in FAST, reason="numba is not installed")
+def test_not_a_number_is_not_hidden_by_the_numba_kernels():
+    u, dt, a, b, c, d, bias = case(dtype=torch.float32)
+    a[2, 3] = float("nan")
+    y = selective_scan(u, dt, a, b, c, d, bias, backend="numba")
+    assert y[:, 1:, 2].isnan().all()
+    assert y[:, :, [0, 1, 3, 4]].isfinite().all()
 
 
 @pytest.mark.cuda

@@ -36,8 +36,7 @@ def trained(made, tmp_path_factory):
 
 
 def test_a_run_leaves_everything_the_contract_names(trained):
-    work, outcome = trained
-    folder = outcome.folder
+    folder = trained[1].folder
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["epochs"] == 2
     assert config["settings"]["lr"] == 2e-3, "the settings are resolved: nothing is left to guess"

@@ -5,9 +5,9 @@ One image at a time through :mod:`mepipe.flow.native_kernels`, several images in
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -66,37 +66,70 @@ def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial:
         pyramid.append((resize(I0, size, ratio), resize(I1, size, ratio), smaller))
 
     start = pyramid[-1][2]
-    flow = np.zeros((3, *pyramid[-1][0].shape), np.float32)  # u, v, and the illumination term of gamma
+    # u, v, and with gamma the illumination term
+    flow = np.zeros((3 if params.gamma else 2, *pyramid[-1][0].shape), np.float32)
     if start is not None:
         flow[:2] = start
+    memory = Memory(*onset.shape)
     for I0, I1, _ in reversed(pyramid):
         if flow.shape[1:] != I0.shape:
             factors = (ratio, ratio, 1.0)  # motion grows with the image, illumination does not
-            flow = np.stack([resize(c, I0.shape, None, k) for c, k in zip(flow, factors, strict=True)])
-        flow = Level(I0, I1, flow).solve(params)
+            flow = np.stack([resize(c, I0.shape, None, k) for c, k in zip(flow, factors, strict=False)])
+        flow = Level(I0, I1, flow, memory).solve(params)
     return flow[:2]
+
+
+PLANES = 16  # a level has at most 15, and a scratch one
+ROWS = 20  # and of rows: 5 for the median, 9 for sampling, 2 of parameters; alignment takes less than 2
+
+
+class Memory:
+    """One block for all levels of a pair: allocating planes one by one costs more than a median filter."""
+
+    def __init__(self, height: int, width: int) -> None:
+        pitch = _pitch(width)
+        packed = 4 * (height + 2 * MARGIN) * (width + 2 * MARGIN)
+        self._block = np.empty(PLANES * (height + 2) * pitch + packed + ROWS * pitch + 32 * LANES, np.float32)
+        self._used = 0
+
+    def restart(self) -> None:
+        """Give everything taken so far free."""
+        self._used = 0
+
+    def take(self, size: int) -> np.ndarray:
+        """``size`` zeros on a 64-byte boundary: a vector that crosses a cache line costs two."""
+        start = self._used + (-(self._block.ctypes.data // 4 + self._used)) % LANES
+        self._used = start + size
+        assert self._used <= len(self._block)
+        taken = self._block[start : self._used]
+        taken.fill(0.0)
+        return taken
 
 
 class Level:
     """The planes of one pyramid level, see native_kernels."""
 
-    def __init__(self, I0: np.ndarray, I1: np.ndarray, flow: np.ndarray) -> None:
+    def __init__(self, I0: np.ndarray, I1: np.ndarray, flow: np.ndarray, memory: Memory) -> None:
         height, width = I0.shape
-        pitch = -(-width // LANES) * LANES + 2 * LEFT
+        pitch = _pitch(width)
         self.shape = (height, width, pitch)
-        self.u = tuple(self._plane(c) for c in flow)
-        self.p = tuple(self._plane() for _ in range(6))
-        self.warped = tuple(self._plane() for _ in range(5))
+        self.memory = memory
+        memory.restart()
+        self.scratch = (self._plane(), memory.take(5 * pitch))
+        self.channels = len(flow)
+        unused = [self.scratch[0]]  # the kernels take a third channel, but touch it only with gamma
+        self.u = tuple([self._plane(c) for c in flow] + unused * (3 - len(flow)))
+        self.p = tuple([self._plane() for _ in range(2 * len(flow))] + unused * (6 - 2 * len(flow)))
+        self.warped = tuple(self._plane() for _ in range(4))
         self.reference = self._plane(I0)
-        self.scratch = (self._plane(), np.zeros(5 * pitch, np.float32))
-        # a vector that starts at the last pixel ends outside the margin, so the flat array is a little longer
-        size = (height + 2 * MARGIN) * (width + 2 * MARGIN) * 4
-        self.packed = np.zeros(size + LANES, np.float32)
-        kernels.pack(I1, self.packed[:size].reshape(height + 2 * MARGIN, width + 2 * MARGIN, 4))
+        self.samples = (np.zeros(pitch, np.int32), memory.take(5 * pitch), memory.take(4 * pitch))
+        packed = (height + 2 * MARGIN, width + 2 * MARGIN, 4)
+        self.packed = memory.take(math.prod(packed))
+        kernels.pack(I1, self.packed.reshape(packed))
 
     def _plane(self, image: np.ndarray | None = None) -> np.ndarray:
         height, _, pitch = self.shape
-        plane = np.zeros((height + 2) * pitch, np.float32)
+        plane = self.memory.take((height + 2) * pitch)
         if image is not None:
             self._pixels(plane)[...] = image
         return plane
@@ -106,23 +139,29 @@ class Level:
         height, width, pitch = self.shape
         return plane.reshape(height + 2, pitch)[1:-1, LEFT : LEFT + width]
 
+    def _row(self, value: float) -> np.ndarray:
+        _, width, pitch = self.shape
+        row = self.memory.take(pitch)
+        row[:width] = value
+        return row
+
     def solve(self, params: TVL1Params) -> np.ndarray:
-        """All warps of the level. Returns the flow (3, H, W)."""
-        height, width, pitch = self.shape
-        gamma = np.float32(params.gamma)
-        self._pixels(self.warped[4])[...] = gamma
-        theta_row = np.zeros(pitch - 2 * LEFT, np.float32)
-        theta_row[:width] = params.theta
-        f = np.zeros_like(theta_row)
+        """All warps of the level. Returns the flow (2 or 3, H, W)."""
+        height, width, _ = self.shape
+        rows = self._row(params.theta), self._row(params.gamma)
         l_t, taut = np.float32(params.lambda_ * params.theta), np.float32(params.tau / params.theta)
         enough = float(np.float32(params.epsilon**2 * height * width))
         for _ in range(params.warps):
-            kernels.linearise(self.packed, self.reference, self.u[0], self.u[1], self.warped, self.shape)
+            kernels.linearise(self.packed, self.reference, *self.u[:2], self.warped, *self.samples, self.shape)
             kernels.solve_warp(
-                *self.u, self.p, self.warped, f, theta_row, self.scratch, self.shape,
-                l_t, taut, gamma, enough, params.inner, params.outer, params.median,
+                *self.u, self.p, self.warped, rows, self.scratch, self.shape,
+                l_t, taut, params.gamma > 0, enough, params.inner, params.outer, params.median,
             )  # fmt: skip
-        return np.stack([self._pixels(plane) for plane in self.u])
+        return np.stack([self._pixels(plane) for plane in self.u[: self.channels]])
+
+
+def _pitch(width: int) -> int:
+    return -(-width // LANES) * LANES + 2 * LEFT
 
 
 def resize(image: np.ndarray, size: tuple[int, int], scale: float | None, factor: float = 1.0) -> np.ndarray:
@@ -142,7 +181,7 @@ def _taps(source: int, target: int, scale: float) -> tuple[np.ndarray, np.ndarra
     return left, (at - left).astype(np.float32)
 
 
-def warm_up() -> Any:
-    """Compile, or load from the cache, every kernel: a small solve."""
+def warm_up() -> None:
+    """Compile every kernel (10-20 s, once a machine) or load it from the cache (half a second): a small solve."""
     image = np.zeros((32, 32), np.float32)
-    return solve_pair(image, image, TVL1Params(nscales=2, warps=1, inner=1, outer=1), None)
+    solve_pair(image, image, TVL1Params(nscales=2, warps=1, inner=1, outer=1), None)

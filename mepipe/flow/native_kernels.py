@@ -2,7 +2,7 @@
 
 Planes   an image is a flat float32 array with guards around it: pixel (y, x) is at (y + 1) * pitch + LEFT + x,
          with pitch = W rounded up to LANES + 2 * LEFT.  Vectors run over the columns W.. up to the next multiple;
-         what is computed there is never used, see ``theta_row``.
+         what is computed there is never used.
 Fusing   row y takes its primal step and row y - 1 its dual step in one pass: the dual step of a row needs the new
          flow of the row below, the primal step the old dual of the row above.  Planes are updated in place.
 """
@@ -16,18 +16,29 @@ from numba import njit
 
 from mepipe.flow.simd import (
     LANES,
-    cubic_weights,
+    floor,
     higher,
     load,
+    load_channels,
     lower,
     median_operations,
     root,
     splat,
     store,
+    store_places,
+    store_sum_of_pixels,
     sum_lanes,
-    sum_pixels,
+    tap_weights,
 )
 
+# Hash of simd.py and median.py, which a test compares.  numba's cache would not notice a change there; writing the
+# new hash here changes this file, and that it notices.
+PRIMITIVES = "3f8c5d906b071eeb"
+
+Plane = np.ndarray  # flat float32 with guards, see above
+Planes = tuple[np.ndarray, ...]
+Shape = tuple[int, int, int]  # H, W, pitch
+Vector = Any  # 16 float32 in registers
 LEFT = LANES  # guard columns on each side; a vector that starts at the last pixel still ends in the plane
 MARGIN = 4  # zero pixels around the packed image: positions further out read only zeros
 FLT_EPSILON = np.float32(np.finfo(np.float32).eps)
@@ -35,15 +46,18 @@ ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 _A = -0.75  # OpenCV's INTER_CUBIC on the CPU
 # the cubic weights of the taps at -1, 0, 1, 2 as polynomials of the offset, highest power first
-_CUBIC = tuple(
-    np.float32(c)
-    for tap in ((_A, -2 * _A, _A, 0.0), (_A + 2, -(_A + 3), 0.0, 1.0), (-(_A + 2), 2 * _A + 3, -_A, 0.0), (-_A, _A, 0.0, 0.0))
-    for c in tap
+_TAPS = (
+    (_A, -2 * _A, _A, 0.0),
+    (_A + 2, -(_A + 3), 0.0, 1.0),
+    (-(_A + 2), 2 * _A + 3, -_A, 0.0),
+    (-_A, _A, 0.0, 0.0),
 )
+_CUBIC = tuple(np.float32(c) for tap in _TAPS for c in tap)
+_COUNT = np.arange(LANES, dtype=np.float32)
 
 
 def kernel(**options: Any) -> Any:
-    """numba's njit, cached on disk where numba finds a folder for it, so that only the first process compiles."""
+    """Numba's njit, cached on disk where numba finds a folder for it, so that only the first process compiles."""
 
     def decorate(function: Any) -> Any:
         try:
@@ -58,103 +72,137 @@ def kernel(**options: Any) -> Any:
 
 
 @kernel(forceinline=True)
-def _threshold_row(f, u1, u2, u3, Ix, Iy, rho_c, inverse, gamma, l_t, o, width):
-    """f = -rho / |grad|^2 held to +-l_t, for the row that starts at ``o``. inverse: -1 / |grad|^2."""
-    most, least, gammas = splat(l_t), splat(-l_t), splat(gamma)
-    for x in range(0, width, LANES):
-        i = o + x
-        rho = load(rho_c, i) + (load(Ix, i) * load(u1, i) + load(Iy, i) * load(u2, i))
-        if gamma != ZERO:
-            rho = rho + gammas * load(u3, i)
-        store(f, x, lower(most, higher(least, rho * load(inverse, i))))
+def _dual_step(px: Plane, py: Plane, py_old: Vector, dx: Vector, dy: Vector, j: int) -> None:
+    """Dual step at ``j``: p = (p + taut * grad u) / (1 + taut * |grad u|); dx, dy: taut * grad u."""
+    scale = splat(ONE) / (splat(ONE) + root(dx * dx + dy * dy))
+    store(px, j, (load(px, j) + dx) * scale)
+    store(py, j, (py_old + dy) * scale)
 
 
 @kernel(forceinline=True)
-def _first_row(u, px, py, f, slope, theta_row, o, width):
-    """Primal step of the first row: u += theta * div p + f * slope. Returns the squared change, by lane."""
-    change = splat(ZERO)
-    for x in range(0, width, LANES):
-        i = o + x
-        step = load(theta_row, x) * ((load(px, i) - load(px, i - 1)) + load(py, i)) + load(f, x) * load(slope, i)
-        store(u, i, load(u, i) + step)
-        change = change + step * step
-    return change
+def _step(
+    u: Plane, px: Plane, py: Plane, push: Vector, theta: Vector, taut: Vector, i: int, j: int, first: bool
+) -> Vector:
+    """Primal step u += theta * div p + push at ``i``, dual step at ``j`` one row above unless ``first`` row.
+
+    Returns the squared change.
+    """
+    py_above = splat(ZERO) if first else load(py, j)
+    change = theta * ((load(px, i) - load(px, i - 1)) + (load(py, i) - py_above)) + push
+    below = load(u, i) + change
+    store(u, i, below)
+    if not first:
+        here = load(u, j)
+        _dual_step(px, py, py_above, taut * (load(u, j + 1) - here), taut * (below - here), j)
+    return change * change
 
 
 @kernel(forceinline=True)
-def _next_row(u, px, py, f, slope, theta_row, taut, o, above, width):
-    """Primal step of the row at ``o`` and dual step of the row at ``above``. Returns the squared change, by lane."""
-    change, tauts, one = splat(ZERO), splat(taut), splat(ONE)
+def _row(
+    u1: Plane,
+    u2: Plane,
+    u3: Plane,
+    p: Planes,
+    warped: Planes,
+    rows: Planes,
+    taut: float,
+    l_t: float,
+    with_gamma: bool,
+    o: int,
+    above: int,
+    width: int,
+    first: bool,
+) -> Vector:
+    """Primal step of the row at ``o`` and dual step of the row ``above``. Returns the squared change, by lane.
+
+    f = -rho / |grad|^2 held to +-l_t pushes along the gradient (OpenCV's three cases in one).
+    """
+    p11, p12, p21, p22, p31, p32 = p
+    Ix, Iy, rho_c, inverse = warped
+    theta_row, gamma_row = rows
+    most, least, tauts, change = splat(l_t), splat(-l_t), splat(taut), splat(ZERO)
     for x in range(0, width, LANES):
         i, j = o + x, above + x
-        py_above = load(py, j)
-        div = (load(px, i) - load(px, i - 1)) + (load(py, i) - py_above)
-        step = load(theta_row, x) * div + load(f, x) * load(slope, i)
-        below = load(u, i) + step
-        store(u, i, below)
-        change = change + step * step
-        here = load(u, j)
-        dx, dy = tauts * (load(u, j + 1) - here), tauts * (below - here)
-        scale = one / (one + root(dx * dx + dy * dy))
-        store(px, j, (load(px, j) + dx) * scale)
-        store(py, j, (py_above + dy) * scale)
+        theta, gx, gy = load(theta_row, x), load(Ix, i), load(Iy, i)
+        rho = load(rho_c, i) + (gx * load(u1, i) + gy * load(u2, i))
+        if with_gamma:
+            rho = rho + load(gamma_row, x) * load(u3, i)
+        f = lower(most, higher(least, rho * load(inverse, i)))
+        change = change + _step(u1, p11, p12, f * gx, theta, tauts, i, j, first)
+        change = change + _step(u2, p21, p22, f * gy, theta, tauts, i, j, first)
+        if with_gamma:
+            change = change + _step(u3, p31, p32, f * load(gamma_row, x), theta, tauts, i, j, first)
     return change
 
 
 @kernel(forceinline=True)
-def _last_row(u, px, py, taut, o, width):
+def _last_row(u: Plane, px: Plane, py: Plane, taut: float, o: int, width: int) -> None:
     """Dual step of the last row, whose derivative downwards is 0."""
-    tauts, one = splat(taut), splat(ONE)
     for x in range(0, width, LANES):
         i = o + x
-        dx = tauts * (load(u, i + 1) - load(u, i))
-        scale = one / (one + root(dx * dx))
-        store(px, i, (load(px, i) + dx) * scale)
-        store(py, i, load(py, i) * scale)
+        _dual_step(px, py, load(py, i), splat(taut) * (load(u, i + 1) - load(u, i)), splat(ZERO), i)
 
 
 @kernel()
-def iterate(u1, u2, u3, p, warped, f, theta_row, shape, l_t, taut, gamma):
+def iterate(
+    u1: Plane,
+    u2: Plane,
+    u3: Plane,
+    p: Planes,
+    warped: Planes,
+    rows: Planes,
+    shape: Shape,
+    l_t: float,
+    taut: float,
+    with_gamma: bool,
+) -> float:
     """One iteration over an image. Returns the sum of the squared change of the flow (and of u3, with gamma).
 
-    p: the six dual planes p11, p12, p21, p22, p31, p32.  warped: Ix, Iy, rho_c, inverse, and a plane of gamma.
-    f: a row.  theta_row: theta in columns 0..W-1 and 0 beyond, where u then stays what it is.
-    shape: (H, W, pitch).  The sum is float32 within a row, in a fixed order, and float64 over the rows.
+    p: the six dual planes p11, p12, p21, p22, p31, p32.  warped: Ix, Iy, rho_c, inverse (-1 / |grad|^2).
+    rows: theta and gamma in columns 0..W-1 and 0 beyond, where u then stays what it is.  shape: (H, W, pitch).
+    The sum is float32 within a row, in a fixed order, and float64 over the rows.
     """
-    p11, p12, p21, p22, p31, p32 = p
-    Ix, Iy, rho_c, inverse, gammas = warped
     height, columns, pitch = shape
     width = pitch - 2 * LEFT
     o = pitch + LEFT
     total = 0.0
     for y in range(height):
-        above = o - pitch
-        _threshold_row(f, u1, u2, u3, Ix, Iy, rho_c, inverse, gamma, l_t, o, width)
         if y == 0:
-            change = _first_row(u1, p11, p12, f, Ix, theta_row, o, width)
-            change = change + _first_row(u2, p21, p22, f, Iy, theta_row, o, width)
-            if gamma != ZERO:
-                change = change + _first_row(u3, p31, p32, f, gammas, theta_row, o, width)
+            change = _row(u1, u2, u3, p, warped, rows, taut, l_t, with_gamma, o, o, width, True)
         else:
-            change = _next_row(u1, p11, p12, f, Ix, theta_row, taut, o, above, width)
-            change = change + _next_row(u2, p21, p22, f, Iy, theta_row, taut, o, above, width)
-            if gamma != ZERO:
-                change = change + _next_row(u3, p31, p32, f, gammas, theta_row, taut, o, above, width)
+            change = _row(u1, u2, u3, p, warped, rows, taut, l_t, with_gamma, o, o - pitch, width, False)
         total += sum_lanes(change)
-        # the derivative to the right is 0 in the last column
-        for u in (u1, u2, u3):
-            u[o + columns] = u[o + columns - 1]
+        # so that the derivative to the right is 0 in the last column
+        u1[o + columns] = u1[o + columns - 1]
+        u2[o + columns] = u2[o + columns - 1]
+        u3[o + columns] = u3[o + columns - 1]
         o += pitch
     o -= pitch
-    _last_row(u1, p11, p12, taut, o, width)
-    _last_row(u2, p21, p22, taut, o, width)
-    if gamma != ZERO:
-        _last_row(u3, p31, p32, taut, o, width)
+    _last_row(u1, p[0], p[1], taut, o, width)
+    _last_row(u2, p[2], p[3], taut, o, width)
+    if with_gamma:
+        _last_row(u3, p[4], p[5], taut, o, width)
     return total
 
 
 @kernel()
-def solve_warp(u1, u2, u3, p, warped, f, theta_row, scratch, shape, l_t, taut, gamma, enough, inner, outer, median):
+def solve_warp(
+    u1: Plane,
+    u2: Plane,
+    u3: Plane,
+    p: Planes,
+    warped: Planes,
+    rows: Planes,
+    scratch: Planes,
+    shape: Shape,
+    l_t: float,
+    taut: float,
+    with_gamma: bool,
+    enough: float,
+    inner: int,
+    outer: int,
+    median: int,
+) -> int:
     """Median and iterations of one warp until the squared change falls to ``enough``. Returns the iterations run.
 
     scratch: (a plane, five rows) for the median; median: 5, 3, or less for none.
@@ -169,7 +217,7 @@ def solve_warp(u1, u2, u3, p, warped, f, theta_row, scratch, shape, l_t, taut, g
             median3(u1, plane, columns, shape)
             median3(u2, plane, columns, shape)
         for _ in range(inner):
-            change = iterate(u1, u2, u3, p, warped, f, theta_row, shape, l_t, taut, gamma)
+            change = iterate(u1, u2, u3, p, warped, rows, shape, l_t, taut, with_gamma)
             done += 1
             if change <= enough:
                 return done
@@ -183,7 +231,7 @@ _sort5, _median5 = median_operations(5)
 
 
 @kernel()
-def _replicate_columns(u, shape):
+def _replicate_columns(u: Plane, shape: Shape) -> None:
     """Fill two guard columns on each side of every row with the edge pixel."""
     height, columns, pitch = shape
     for y in range(height):
@@ -194,41 +242,33 @@ def _replicate_columns(u, shape):
 
 
 @kernel()
-def median5(u, plane, columns, shape):
+def median5(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
     """cv2.medianBlur(u, 5) in place; ``plane`` and ``columns`` (5 * pitch) are overwritten."""
     height, _, pitch = shape
     _replicate_columns(u, shape)
     for y in range(height):
-        rows = (max(y - 2, 0), max(y - 1, 0), y, min(y + 1, height - 1), min(y + 2, height - 1))
-        first = (rows[0] + 1) * pitch
+        r0, r1 = (max(y - 2, 0) + 1) * pitch, (max(y - 1, 0) + 1) * pitch
+        r3, r4 = (min(y + 1, height - 1) + 1) * pitch, (min(y + 2, height - 1) + 1) * pitch
+        r2 = (y + 1) * pitch
         for x in range(0, pitch, LANES):
-            at = first + x
-            where = (
-                at,
-                at + (rows[1] - rows[0]) * pitch,
-                at + (rows[2] - rows[0]) * pitch,
-                at + (rows[3] - rows[0]) * pitch,
-                at + (rows[4] - rows[0]) * pitch,
-            )
+            where = (r0 + x, r1 + x, r2 + x, r3 + x, r4 + x)
             _sort5(columns, x, pitch, u, where)
-        o = (y + 1) * pitch
         for x in range(LEFT, pitch - LEFT, LANES):
-            store(plane, o + x, _median5(columns, x, pitch))
+            store(plane, r2 + x, _median5(columns, x, pitch))
     u[pitch : (height + 1) * pitch] = plane[pitch : (height + 1) * pitch]
 
 
 @kernel()
-def median3(u, plane, columns, shape):
+def median3(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
     """cv2.medianBlur(u, 3) in place; ``plane`` and ``columns`` (3 * pitch or more) are overwritten."""
     height, _, pitch = shape
     _replicate_columns(u, shape)
     for y in range(height):
-        up, down = max(y - 1, 0), min(y + 1, height - 1)
+        r0, r1, r2 = (max(y - 1, 0) + 1) * pitch, (y + 1) * pitch, (min(y + 1, height - 1) + 1) * pitch
         for x in range(0, pitch, LANES):
-            _sort3(columns, x, pitch, u, ((up + 1) * pitch + x, (y + 1) * pitch + x, (down + 1) * pitch + x))
-        o = (y + 1) * pitch
+            _sort3(columns, x, pitch, u, (r0 + x, r1 + x, r2 + x))
         for x in range(LEFT, pitch - LEFT, LANES):
-            store(plane, o + x, _median3(columns, x, pitch))
+            store(plane, r1 + x, _median3(columns, x, pitch))
     u[pitch : (height + 1) * pitch] = plane[pitch : (height + 1) * pitch]
 
 
@@ -236,9 +276,11 @@ def median3(u, plane, columns, shape):
 
 
 @kernel()
-def pack(image, packed):
-    """``image`` (H, W) and its gradient, half the difference of the neighbours with edges replicated, as pixels
-    (I, Ix, Iy, 0) in ``packed`` (H + 2 * MARGIN, W + 2 * MARGIN, 4), whose margin is left at 0."""
+def pack(image: np.ndarray, packed: np.ndarray) -> None:
+    """``image`` (H, W) and its gradient as pixels (I, Ix, Iy, 0) in ``packed`` (H + 2*MARGIN, W + 2*MARGIN, 4).
+
+    The gradient is half the difference of the neighbours, edges replicated.  The margin is left as it is: 0.
+    """
     height, width = image.shape
     for y in range(height):
         up, down = max(y - 1, 0), min(y + 1, height - 1)
@@ -250,45 +292,84 @@ def pack(image, packed):
 
 
 @kernel(forceinline=True)
-def _tap(position, size):
-    """(index in the packed image of the first of four taps, offset from the second) along one axis."""
-    floor = np.floor(position)
-    first = min(max(int(floor), 1 - MARGIN), size + MARGIN - 3)
-    return first + MARGIN - 1, position - floor
+def _weight(t: Vector, tap: int) -> Vector:
+    """Cubic weight of one tap at the offsets ``t``."""
+    c3, c2, c1, c0 = _CUBIC[4 * tap], _CUBIC[4 * tap + 1], _CUBIC[4 * tap + 2], _CUBIC[4 * tap + 3]
+    return ((splat(c3) * t + splat(c2)) * t + splat(c1)) * t + splat(c0)
 
 
 @kernel(forceinline=True)
-def _weight(t, tap):
-    c3, c2, c1, c0 = _CUBIC[4 * tap], _CUBIC[4 * tap + 1], _CUBIC[4 * tap + 2], _CUBIC[4 * tap + 3]
-    return ((c3 * t + c2) * t + c1) * t + c0
+def _locate(
+    places: np.ndarray,
+    offsets: Plane,
+    u1: Plane,
+    u2: Plane,
+    y: int,
+    o: int,
+    width: int,
+    height: int,
+    columns: int,
+    pitch: int,
+) -> None:
+    """For each pixel of a row where its 4 x 4 taps start in the packed image, and how far it is from them.
+
+    offsets: five rows, the x offset from the second tap and the four weights along y.
+    """
+    stride = 4 * (columns + 2 * MARGIN)
+    outside = splat(np.float32(1 - MARGIN))  # from here on all four taps are in the margin
+    for x in range(0, width, LANES):
+        px = load(u1, o + x) + (splat(np.float32(x)) + load(_COUNT, 0))
+        py = load(u2, o + x) + splat(np.float32(y))
+        column, row = floor(px), floor(py)
+        tx, ty = px - column, py - row
+        column = lower(splat(np.float32(columns + MARGIN - 3)), higher(outside, column))
+        row = lower(splat(np.float32(height + MARGIN - 3)), higher(outside, row))
+        first = splat(np.float32(MARGIN - 1))
+        store_places(places, x, row + first, column + first, stride)
+        store(offsets, x, tx)
+        store(offsets, pitch + x, _weight(ty, 0))
+        store(offsets, 2 * pitch + x, _weight(ty, 1))
+        store(offsets, 3 * pitch + x, _weight(ty, 2))
+        store(offsets, 4 * pitch + x, _weight(ty, 3))
 
 
 @kernel()
-def linearise(packed, reference, u1, u2, warped, shape):
+def linearise(
+    packed: np.ndarray,
+    reference: Plane,
+    u1: Plane,
+    u2: Plane,
+    warped: Planes,
+    places: np.ndarray,
+    offsets: Plane,
+    pixels: Plane,
+    shape: Shape,
+) -> None:
     """Sample the packed image at x + u (cv2.remap, INTER_CUBIC, zeros outside) and linearise it around u.
 
     Writes Ix, Iy, rho_c = I1 - Ix*u - Iy*v - reference and inverse = -1 / max(Ix^2 + Iy^2, FLT_EPSILON).
-    packed: flat; reference: plane of I0.
+    packed: flat; reference: plane of I0.  places (int32), offsets (5 rows), pixels (4 rows, 0 at the end): scratch.
     """
-    Ix, Iy, rho_c, inverse, _ = warped
+    Ix, Iy, rho_c, inverse = warped
     height, columns, pitch = shape
+    width = pitch - 2 * LEFT
     stride = 4 * (columns + 2 * MARGIN)
     for y in range(height):
         o = (y + 1) * pitch + LEFT
+        _locate(places, offsets, u1, u2, y, o, width, height, columns, pitch)
         for x in range(columns):
+            at = places[x]
+            four = splat(offsets[pitch + x]) * load(packed, at)
+            four = four + splat(offsets[2 * pitch + x]) * load(packed, at + stride)
+            four = four + splat(offsets[3 * pitch + x]) * load(packed, at + 2 * stride)
+            four = four + splat(offsets[4 * pitch + x]) * load(packed, at + 3 * stride)
+            store_sum_of_pixels(pixels, 4 * x, four * tap_weights(offsets[x], _CUBIC))
+        for x in range(0, width, LANES):
             i = o + x
-            row, ty = _tap(np.float32(y) + u2[i], height)
-            column, tx = _tap(np.float32(x) + u1[i], columns)
-            at = row * stride + 4 * column
-            four = splat(_weight(ty, 0)) * load(packed, at)
-            four = four + splat(_weight(ty, 1)) * load(packed, at + stride)
-            four = four + splat(_weight(ty, 2)) * load(packed, at + 2 * stride)
-            four = four + splat(_weight(ty, 3)) * load(packed, at + 3 * stride)
-            rho_c[i], Ix[i], Iy[i] = sum_pixels(four * cubic_weights(tx, _CUBIC))
-        for x in range(0, pitch - 2 * LEFT, LANES):
-            i = o + x
-            gx, gy = load(Ix, i), load(Iy, i)
-            store(rho_c, i, load(rho_c, i) - gx * load(u1, i) - gy * load(u2, i) - load(reference, i))
+            sample, gx, gy = load_channels(pixels, 4 * x)
+            store(Ix, i, gx)
+            store(Iy, i, gy)
+            store(rho_c, i, sample - gx * load(u1, i) - gy * load(u2, i) - load(reference, i))
             store(inverse, i, splat(-ONE) / higher(gx * gx + gy * gy, splat(FLT_EPSILON)))
 
 
@@ -296,7 +377,15 @@ def linearise(packed, reference, u1, u2, warped, shape):
 
 
 @kernel()
-def resize(image, out, rows, row_weights, columns, column_weights, factor):
+def resize(
+    image: np.ndarray,
+    out: np.ndarray,
+    rows: np.ndarray,
+    row_weights: np.ndarray,
+    columns: np.ndarray,
+    column_weights: np.ndarray,
+    factor: float,
+) -> None:
     """Bilinear: pixel (y, x) of ``out`` from rows[y], rows[y] + 1 and columns[x], columns[x] + 1, times ``factor``.
 
     The weights are those of the second row and column; the index behind the last is held to the last.

@@ -67,6 +67,7 @@ def flow_corpora(
     Raises DataError when nothing is prepared, MepipeError when a crop or the disk fails.
     """
     config = config or FlowConfig()
+    parameters(config)  # first: a wrong value is told before anything is read
     started = time.monotonic()
     engine, why = choose_engine(config)
     if say:

@@ -5,13 +5,13 @@ overlap) and makes a loop 5 times slower without a word.  Here ``load`` reads 16
 work on them, ``store`` writes them; LLVM splits the vectors to what the CPU has (SSE, AVX, AVX-512, NEON).
 
 A kernel that uses these handles whole vectors only: rows are padded to a multiple of LANES.
-numba's cache looks at the file of a kernel, not at this one: after a change here, touch the kernels' file.
+numba's cache looks at the file of a kernel, not at this one: see PRIMITIVES in native_kernels.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -23,9 +23,9 @@ from mepipe.flow.median import Exchange, median_program
 
 LANES = 16  # one AVX-512 register; two of AVX2, four of SSE or NEON
 
-# Rounding may differ by 1e-7 from OpenCV's, far below what its own rounding does to the result (docs/flow.md).
-# No "reassoc": sums keep their order.  No NaN or infinity can arise: inputs are checked, divisors are positive.
-_FAST = ("contract", "nnan", "ninf", "nsz", "arcp")
+# No NaN or infinity can arise: inputs are checked, divisors are positive.  Sums keep their order (no "reassoc")
+# and divisions are divisions, not a CPU's estimate of a reciprocal (no "arcp", which gains nothing).
+_FAST = ("contract", "nnan", "ninf", "nsz")
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -92,17 +92,21 @@ def sum_lanes(typing: Any, value: Vector) -> Any:
     """The sum of the lanes as float32, pairwise in a fixed order: the same on every CPU."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        parts = [builder.extract_element(arguments[0], _INT32(i)) for i in range(LANES)]
-        while len(parts) > 1:
-            half = len(parts) // 2
-            parts = [builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
-        return parts[0]
+        part, size = arguments[0], LANES
+        while size > 1:
+            size //= 2
+            low, high = (
+                builder.shuffle_vector(part, part, _lanes(range(i, i + size))) for i in (0, size)
+            )
+            part = builder.fadd(low, high)
+        return builder.extract_element(part, _INT32(0))
 
     return types.float32(vector), emit
 
 
-def _lanes(numbers: Sequence[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(_INT32, len(numbers)), list(numbers))
+def _lanes(numbers: Iterable[int]) -> ir.Constant:
+    numbers = list(numbers)
+    return ir.Constant(ir.VectorType(_INT32, len(numbers)), numbers)
 
 
 # --- arithmetic ------------------------------------------------------------------------------------
@@ -144,62 +148,104 @@ lower = _two(_lower)
 higher = _two(_higher)
 
 
+def _one(name: str) -> Any:
+    """The operation vector -> vector that LLVM calls ``name``."""
+
+    @intrinsic
+    def operation(typing: Any, value: Vector) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(_VECTOR, [_VECTOR])
+            function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32")
+            return builder.call(function, arguments, fastmath=_FAST)
+
+        return vector(vector), emit
+
+    return operation
+
+
+root = _one("sqrt")
+floor = _one("floor")
+
+# --- pixels of four channels, four of them to a vector ---------------------------------------------
+
+
 @intrinsic
-def root(typing: Any, value: Vector) -> Any:
-    """Square root of each lane."""
+def store_places(
+    typing: Any, places: types.Array, at: types.Integer, row: Vector, column: Vector, stride: types.Integer
+) -> Any:
+    """``places[at : at + LANES] = row * stride + 4 * column``, int32, from whole-numbered vectors."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32")
-        return builder.call(function, arguments, fastmath=_FAST)
+        places_, at_, row_, column_, stride_ = arguments
+        whole = ir.VectorType(_INT32, LANES)
+        first = builder.insert_element(ir.Constant(whole, ir.Undefined), builder.trunc(stride_, _INT32), _INT32(0))
+        strides = builder.shuffle_vector(first, first, _lanes([0] * LANES))
+        start = builder.mul(builder.fptosi(row_, whole), strides)
+        value = builder.add(start, builder.mul(builder.fptosi(column_, whole), _lanes([4] * LANES)))
+        data = context.make_array(signature.args[0])(context, builder, places_).data
+        builder.store(value, builder.bitcast(builder.gep(data, [at_]), whole.as_pointer()), align=4)
+        return context.get_dummy_value()
 
-    return vector(vector), emit
-
-
-# --- pixels of four channels -----------------------------------------------------------------------
-
-_FOUR = ir.VectorType(_FLOAT, 4)
+    return types.void(places, types.intp, vector, vector, types.intp), emit
 
 
 @intrinsic
-def cubic_weights(typing: Any, t: types.Float, coefficients: types.UniTuple) -> Any:
+def tap_weights(typing: Any, t: types.Float, coefficients: types.UniTuple) -> Any:
     """Weights of four taps at offset ``t``, each in four lanes: ((c3*t + c2)*t + c1)*t + c0.
 
     coefficients: 16 floats, (c3, c2, c1, c0) of the first tap, then of the second, ...
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        t_, table = arguments
-        values = cgutils.unpack_tuple(builder, table, 16)
+        values = cgutils.unpack_tuple(builder, arguments[1], 16)
         nothing = ir.Constant(_VECTOR, ir.Undefined)
-        t_lanes = builder.shuffle_vector(builder.insert_element(nothing, t_, _INT32(0)), nothing, _lanes([0] * LANES))
+        first = builder.insert_element(nothing, arguments[0], _INT32(0))
+        t_ = builder.shuffle_vector(first, nothing, _lanes([0] * LANES))
         weights = None
         for power in range(4):
             c = nothing
             for lane in range(LANES):
                 c = builder.insert_element(c, values[4 * (lane // 4) + power], _INT32(lane))
-            weights = c if weights is None else builder.fadd(builder.fmul(weights, t_lanes, flags=_FAST), c, flags=_FAST)
+            weights = c if weights is None else builder.fadd(builder.fmul(weights, t_, flags=_FAST), c, flags=_FAST)
         return weights
 
     return vector(types.float32, coefficients), emit
 
 
 @intrinsic
-def sum_pixels(typing: Any, value: Vector) -> Any:
-    """Four pixels of four channels -> the sum of each of the first three channels, as three float32."""
+def store_sum_of_pixels(typing: Any, out: types.Array, at: types.Integer, value: Vector) -> Any:
+    """``out[at : at + 4]`` = the sum of the four pixels in ``value``, channel by channel."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        nothing = ir.Constant(_VECTOR, ir.Undefined)
-        first, *others = [
-            builder.shuffle_vector(arguments[0], nothing, _lanes(range(4 * i, 4 * i + 4))) for i in range(4)
-        ]
-        total = first
-        for other in others:
-            total = builder.fadd(total, other, flags=_FAST)
-        channels = [builder.extract_element(total, _INT32(i)) for i in range(3)]
+        out_, at_, value_ = arguments
+        eight = [builder.shuffle_vector(value_, value_, _lanes(range(i, i + 8))) for i in (0, 8)]
+        pair = builder.fadd(*eight, flags=_FAST)
+        four = [builder.shuffle_vector(pair, pair, _lanes(range(i, i + 4))) for i in (0, 4)]
+        data = context.make_array(signature.args[0])(context, builder, out_).data
+        place = builder.bitcast(builder.gep(data, [at_]), ir.VectorType(_FLOAT, 4).as_pointer())
+        builder.store(builder.fadd(*four, flags=_FAST), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, vector), emit
+
+
+@intrinsic
+def load_channels(typing: Any, pixels: types.Array, at: types.Integer) -> Any:
+    """The first three channels of the LANES pixels at ``pixels[at]``, as three vectors."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        pixels_, at_ = arguments
+        indices = [builder.add(at_, at_.type(i * LANES)) for i in range(4)]
+        places = [_place(context, builder, signature.args[0], pixels_, i) for i in indices]
+        four = [builder.load(place, align=4) for place in places]
+        channels = []
+        for channel in range(3):
+            every_fourth = _lanes(range(channel, 2 * LANES, 4))
+            halves = [builder.shuffle_vector(a, b, every_fourth) for a, b in (four[:2], four[2:])]
+            channels.append(builder.shuffle_vector(*halves, _lanes(range(LANES))))
         return context.make_tuple(builder, signature.return_type, channels)
 
-    return types.UniTuple(types.float32, 3)(vector), emit
+    return types.UniTuple(vector, 3)(pixels, types.intp), emit
 
 
 # --- the median ------------------------------------------------------------------------------------
@@ -230,7 +276,8 @@ def median_operations(k: int) -> tuple[Any, Any]:
     ) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             out_, at_, pitch_, rows_, where_ = arguments
-            places = [_place(context, builder, signature.args[3], rows_, i) for i in cgutils.unpack_tuple(builder, where_)]
+            indices = cgutils.unpack_tuple(builder, where_)
+            places = [_place(context, builder, signature.args[3], rows_, i) for i in indices]
             for value in _run(builder, [builder.load(p, align=4) for p in places], sort):
                 builder.store(value, _place(context, builder, signature.args[0], out_, at_), align=4)
                 at_ = builder.add(at_, pitch_)

