@@ -94,7 +94,8 @@ def main() -> None:
         print(f"{name:24}" + "".join(f"{row[c]:8.4f}" for c in columns))
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine(), "seeds": options.seeds, "error_px": table}, indent=2) + "\n")
+    report = {"machine": machine(), "seeds": options.seeds, "error_px": table}
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
