@@ -19,7 +19,8 @@ from mepipe import apex
 from mepipe.datasets.base import Clip
 from mepipe.errors import DataError, MepipeError
 from mepipe.faces import align
-from mepipe.faces.detect import Detector, Face, best_face, get_detector
+from mepipe.faces.detect import Detector, Face, get_detector
+from mepipe.faces.find import eye_distance, find_face
 from mepipe.faces.landmarks import ShapePredictor, find_predictor
 from mepipe.frames import FrameFolder, Frames, nearest
 from mepipe.settings import PrepareConfig
@@ -27,7 +28,6 @@ from mepipe.workspace import digest, fsync, hash_file, make_folder, replace_fold
 
 RECORD = "clip.json"  # beside the crops; its key says from what they were made
 PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned crops in a quarter of its time
-EYES_TO_BOX = (0.25, 0.75)  # eye distance / box width; 0.38 to 0.52 on 576 real faces
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def align_clip(
     Raises DataError when there is no face or a frame is damaged.
     """
     onset = frames.read(_number(clip.onset))
-    face, points = find_face(onset, clip, tools, expected_width)
+    face, points = find_face(onset, clip, tools.detector, tools.predictor, expected_width)
     matrix = align.matrix_from_box(face.box) if points is None else align.matrix_from_landmarks(points)
     crops = {n: align.crop(onset if n == clip.onset else frames.read(n), matrix) for n in numbers}
     if clip.apex is None:
@@ -280,49 +280,6 @@ def grey(image: np.ndarray) -> np.ndarray:
     import cv2
 
     return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
-
-
-# --- the face --------------------------------------------------------------------------------------
-
-
-def find_face(
-    image: np.ndarray, clip: Clip, tools: Tools, expected_width: float | None
-) -> tuple[Face, np.ndarray | None]:
-    """The face on the onset frame and its landmarks (None without a landmark file).
-
-    Raises DataError when there is none, or none that looks like a face of the expected size.
-    """
-    faces = tools.detector.detect(image, subject=clip.subject, clip=clip.name)
-    if not faces:
-        raise DataError(f"no face found on onset frame {clip.onset}; give its box with --detector given")
-    while face := best_face(faces, image, expected_width):
-        points = tools.predictor.points(image, face.box) if tools.predictor else None
-        fits = expected_width is None or 0.5 <= face.box[2] / expected_width <= 2
-        if fits and (points is None or plausible(points, face)):
-            return face, points
-        faces = [f for f in faces if f is not face]
-    usual = f", where this subject's faces are about {expected_width:.0f} px wide" if expected_width else ""
-    do = "give its box with --detector given"
-    raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=do)
-
-
-def plausible(points: np.ndarray, face: Face) -> bool:
-    """Landmarks that can be an upright face: eyes as far apart as the box allows, mouth or nose below them."""
-    left, right, low = feature_points(points)
-    apart = float(np.hypot(*(right - left)))
-    return EYES_TO_BOX[0] <= apart / face.box[2] <= EYES_TO_BOX[1] and low[1] > max(left[1], right[1])
-
-
-def feature_points(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres of the eye at the image's left, the one at its right, and of the mouth (68) or nose (5 points)."""
-    if len(points) == 68:
-        return points[36:42].mean(0), points[42:48].mean(0), points[48:60].mean(0)
-    return points[2:4].mean(0), points[0:2].mean(0), points[4]
-
-
-def eye_distance(points: np.ndarray) -> float:
-    left, right, _ = feature_points(points)
-    return float(np.hypot(*(right - left)))
 
 
 # --- writing ---------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ def test_real_landmarks_land_on_the_template(real_data):
 
 
 def test_real_false_detection_is_not_plausible(real_data):
-    from mepipe.clipwork import plausible
     from mepipe.faces.detect import Face
+    from mepipe.faces.find import plausible
 
     data = np.load(real_data / "slstt_landmarks.npz")
     sets = dict(zip(data["keys"], data["landmarks"].astype(float), strict=True))

@@ -31,8 +31,11 @@ class Face:
 class Detector(Protocol):
     name: str
 
-    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
-        """All faces of ``image`` (H, W, 3) BGR uint8; an empty list when there is none."""
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
+        """All faces of ``image`` (H, W, 3) BGR uint8; an empty list when there is none.
+
+        thorough: try everything the detector can, not only until something is found.
+        """
 
     def version(self) -> str:
         """What must be equal for the same result: library version or file hash."""
@@ -59,14 +62,14 @@ class DlibHog:
         self._dlib = import_dlib()
         self._detector = self._dlib.get_frontal_face_detector()
 
-    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
-        """Candidates of the first attempt that finds any: as is, enlarged twice, border padded, both."""
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
+        """Candidates of the first attempt that finds any (of all, if thorough): as is, enlarged, padded, both."""
         pad = int(self.PAD * min(image.shape[:2]))
+        faces: list[Face] = []
         for upsample, padding in ((0, 0), (1, 0), (0, pad), (1, pad)):
-            faces = self._attempt(image, upsample, padding)
-            if faces:
-                return faces
-        return []
+            if thorough or not faces:
+                faces += self._attempt(image, upsample, padding)
+        return faces
 
     def _attempt(self, image: np.ndarray, upsample: int, pad: int) -> list[Face]:
         import cv2
@@ -102,7 +105,7 @@ class YuNet:
             raise UsageError(f"{file} is no YuNet model that OpenCV {cv2.__version__} can load") from e
         self._file = Path(file)
 
-    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
         self._net.setInputSize((image.shape[1], image.shape[0]))
         _, found = self._net.detect(image)
         return [] if found is None else [Face(tuple(map(float, f[:4])), float(f[14])) for f in found]
@@ -137,7 +140,7 @@ class GivenBoxes:
             raise DataError(f"{self._file} row {n}: {box} is not a box", do="width and height must be positive")
         return key, box
 
-    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "") -> list[Face]:
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
         box = self._boxes.get((subject, clip))
         return [Face(box, 1.0, "given")] if box else []
 

@@ -1,0 +1,60 @@
+"""The face of a clip on its onset frame.
+
+Of a detector's candidates: the large, central one, of the expected size where that is known, whose
+landmarks can be a face's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mepipe.datasets.base import Clip
+from mepipe.errors import DataError
+from mepipe.faces.detect import Detector, Face, best_face
+from mepipe.faces.landmarks import ShapePredictor
+
+EYES_TO_BOX = (0.25, 0.75)  # eye distance / box width; 0.42 to 0.54 on the made-up faces
+
+
+def find_face(
+    image: np.ndarray,
+    clip: Clip,
+    detector: Detector,
+    predictor: ShapePredictor | None = None,
+    expected_width: float | None = None,
+) -> tuple[Face, np.ndarray | None]:
+    """The face on the onset frame and its landmarks (None without a landmark file).
+
+    Raises DataError when there is none, or none that looks like a face of the expected size.
+    """
+    faces = detector.detect(image, subject=clip.subject, clip=clip.name, thorough=expected_width is not None)
+    if not faces:
+        raise DataError(f"no face found on onset frame {clip.onset}; give its box with --detector given")
+    while face := best_face(faces, image, expected_width):
+        points = predictor.points(image, face.box) if predictor else None
+        fits = expected_width is None or 0.5 <= face.box[2] / expected_width <= 2
+        if fits and (points is None or plausible(points, face)):
+            return face, points
+        faces = [f for f in faces if f is not face]
+    usual = f", where this subject's faces are about {expected_width:.0f} px wide" if expected_width else ""
+    do = "give its box with --detector given"
+    raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=do)
+
+
+def plausible(points: np.ndarray, face: Face) -> bool:
+    """Landmarks that can be an upright face: eyes as far apart as the box allows, mouth or nose below them."""
+    left, right, low = feature_points(points)
+    apart = float(np.hypot(*(right - left)))
+    return EYES_TO_BOX[0] <= apart / face.box[2] <= EYES_TO_BOX[1] and low[1] > max(left[1], right[1])
+
+
+def feature_points(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres of the eye at the image's left, the one at its right, and of the mouth (68) or nose (5 points)."""
+    if len(points) == 68:
+        return points[36:42].mean(0), points[42:48].mean(0), points[48:60].mean(0)
+    return points[2:4].mean(0), points[0:2].mean(0), points[4]
+
+
+def eye_distance(points: np.ndarray) -> float:
+    left, right, _ = feature_points(points)
+    return float(np.hypot(*(right - left)))
