@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from flow_engines import RESULTS, machine
 from flow_epe import NOISES, PEAKS
 from flow_pairs import end_point_error, pair
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "flow_agreement.json")
     options = parser.parse_args()
 
+    torch.set_num_threads(1)  # threads that wait in a spin slow a busy machine down
     pairs = [pair(peak, noise) for peak in PEAKS for noise in NOISES.values()]
     onset, apex = (np.stack([p[i] for p in pairs]) for i in (0, 1))
     table = {

@@ -45,9 +45,7 @@ def motion(side: int, peak: float) -> np.ndarray:
     return flow * (peak / np.hypot(*flow).max())
 
 
-def pair(
-    peak: float, noise: float = 0.0, side: int = SIDE, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pair(peak: float, noise: float = 0.0, side: int = SIDE, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(onset, apex, flow): uint8 (side, side) twice and the true (2, side, side) flow.
 
     noise: standard deviation of Gaussian sensor noise in grey levels, drawn for each frame.

@@ -92,12 +92,14 @@ def datasets(as_json: bool) -> None:
 @click.option("--subjects", type=click.IntRange(1), help="Number of subjects; default: the corpus's own.")
 @click.option("--clips", type=click.IntRange(1), help="Clips per subject; default: the corpus's own.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-def synth(corpus: str, folder: Path, subjects: int | None, clips: int | None, seed: int) -> None:
+@click.option("--defects", is_flag=True, help="Plant the real corpus's published defects.")
+@click.option("--like-real", is_flag=True, help="All clips and ids of the real corpus's list, a few frames each.")
+def synth(corpus: str, folder: Path, **options: Any) -> None:
     """Make up a corpus in CORPUS's real layout in FOLDER, with known motion (truth.csv)."""
     from mepipe.synth import make_corpus
 
     with progress.bar("synth", "clip") as tick:
-        made = make_corpus(corpus, folder, subjects=subjects, clips=clips, seed=seed, progress=tick)
+        made = make_corpus(corpus, folder, progress=tick, **options)
     click.echo(f"{made}")
 
 
@@ -120,6 +122,44 @@ def prepare(ws: Workspace, corpus: str, raw: Path, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("corpus")
+@click.argument("raw", type=FOLDER)
+@click.option("--deep", is_flag=True, help="Decode every frame, not only what is needed.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def verify(corpus: str, raw: Path, deep: bool, as_json: bool) -> None:
+    """Check the annotation and the folders of CORPUS in RAW; exit 1 when something must be put right."""
+    from mepipe.datasets import get_corpus
+    from mepipe.verify import verify_corpus
+
+    verification = verify_corpus(get_corpus(corpus), raw, deep=deep)
+    click.echo(json.dumps(verification.as_dict(), indent=2) if as_json else "\n".join(verification.lines()))
+    if verification.failed:
+        raise MepipeError(f"{corpus}: {verification.failed} findings must be put right", do="see the list above")
+
+
+@cli.group()
+def apex() -> None:
+    """Compare ways of finding the apex frame."""
+
+
+@apex.command("evaluate")
+@click.argument("corpus")
+@click.argument("raw", type=FOLDER)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this spotter; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many clips, spread over the corpus.")
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: all cores.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def apex_evaluate(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
+    """Spot the apex of clips whose apex is annotated, by every method, and print how far off each is."""
+    from mepipe.apex.evaluate import evaluate_corpus
+    from mepipe.datasets import get_corpus
+
+    with progress.bar(f"apex {corpus}", "clip") as tick:
+        evaluation = evaluate_corpus(get_corpus(corpus), raw, progress=tick, **options)
+    click.echo(json.dumps(evaluation.as_dict(), indent=2) if as_json else "\n".join(evaluation.lines()))
+
+
+@cli.command()
 @click.argument("corpora", nargs=-1)
 @options_of(FlowConfig)
 @click.pass_obj
@@ -132,7 +172,23 @@ def flow(ws: Workspace, corpora: tuple[str, ...], **options: Any) -> None:
     click.echo("\n".join(summary_lines(summary)))
 
 
-@cli.command()
+class SpreadData(click.Command):
+    """A command whose --data takes several words: ``--data casme2 samm`` is ``--data casme2 --data samm``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        inside = False
+        for word in args:
+            if inside and not word.startswith("-"):
+                words = filter(None, word.split(","))
+                spread += [part for w in words for part in ("--data", w)]
+                continue
+            inside = word == "--data"
+            spread += [] if inside else [word]
+        return super().parse_args(ctx, spread)
+
+
+@cli.command(cls=SpreadData)
 @options_of(TrainConfig, "options")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Model option, e.g. mixer_sharing=full.")
 @click.pass_obj

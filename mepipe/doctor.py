@@ -70,7 +70,7 @@ def _python() -> Finding:
 
 
 def _libraries() -> Finding:
-    names = ("numpy", "pandas", "h5py", "click", "tqdm", "openpyxl", "safetensors", "jinja2", "matplotlib")
+    names = ("numpy", "pandas", "h5py", "click", "tqdm", "openpyxl", "safetensors", "jinja2", "matplotlib", "numba")
     found = versions(*names)
     missing = [n for n in names if found[n] is None]
     text = ", ".join(f"{n} {found[n]}" for n in names if found[n])

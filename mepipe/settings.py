@@ -128,8 +128,8 @@ class TrainConfig(Checked):
     batch_size: int | None = option(None, "clips per step; default: the model's recipe (paper: 128)", low=1)
     lr: float | None = option(None, "peak learning rate of AdamW; default: the recipe (paper: 5e-4)", low=0.0)
     weight_decay: float = option(0.05, "of matrices and convolutions only", low=0.0)
-    warmup: int = option(5, "epochs of linear warm-up", low=0)
-    cooldown: int = option(10, "last epochs at the lowest rate", low=0)
+    warmup: int | None = option(None, "epochs of linear warm-up; default: the recipe (paper: 5)", low=0)
+    cooldown: int | None = option(None, "last epochs at the lowest rate; default: the recipe (paper: 10)", low=0)
     min_lr: float = option(5e-6, "lowest learning rate", low=0.0)
     clip_norm: float = option(5.0, "gradient norm limit; 0: off", low=0.0)
     scale: str = option(

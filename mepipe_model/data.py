@@ -29,9 +29,10 @@ MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in R
 class FlowDataset(Dataset[tuple[Tensor, int]]):
     """The labelled samples of one or many shards: (flow (3, H, W) float32 in px, class index).
 
-    source: a folder of shards or a list of files; corpora: only these.  Samples without a label in the
-    set of ``classes`` (3 or 7) are left out, see ``unlabelled``.  Files are opened in each worker.
-    ``transform`` is applied to the flow tensor.
+    source: a folder of shards or a list of files; corpora: only these.  composite: a list such as "3db" that
+    decides which clips belong and their labels (3 classes); its clips that are not there are in ``missing``.
+    Samples without a label in the set of ``classes`` (3 or 7) are left out, see ``unlabelled``.  Files are
+    opened in each worker.  ``transform`` is applied to the flow tensor.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
         corpora: Sequence[str] | None = None,
         classes: int = 3,
         transform: Any = None,
+        composite: str | None = None,
     ) -> None:
         if classes not in CLASSES:
             raise UsageError(f"classes={classes}", do="valid: 3 (MEGC2019) or 7 (DFME)")
@@ -47,6 +49,9 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
         self.transform = transform
         self.shards: Shards = open_shards(source, corpora)
         labels = [getattr(s, LABEL_FIELD[classes]) for s in self.shards.samples]
+        self.missing: list[str] = []
+        if composite is not None:
+            labels, self.missing = composite_labels(composite, self.shards.samples, classes)
         self._where = [i for i, label in enumerate(labels) if label]
         self.unlabelled = len(labels) - len(self._where)
         self.targets = [self._index(i, labels[i]) for i in self._where]
@@ -71,6 +76,19 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
     def flow(self, i: int) -> np.ndarray:
         """The flow of sample ``i``, (3, H, W) float32 in px."""
         return self.shards.flow(self._where[i])
+
+
+def composite_labels(name: str, samples: Sequence[Sample], classes: int) -> tuple[list[str], list[str]]:
+    """The label of every sample by the composite's list ("" for clips that are not on it), and who is missing."""
+    from mepipe.datasets.composite import select
+
+    if classes != 3:
+        raise UsageError(f"{name} has 3 classes, not {classes}", do="use --classes 3")
+    chosen = select(name, samples)
+    labels = [""] * len(samples)
+    for i, label in zip(chosen.indices, chosen.labels, strict=True):
+        labels[i] = label
+    return labels, [str(m) for m in chosen.missing]
 
 
 class FlowStore:

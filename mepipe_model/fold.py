@@ -38,8 +38,9 @@ class Bench:
         self.run: Run = load_run(run_folder)
         self.config = self.run.settings
         self.device = torch.device(device)
-        corpora = self.run.config["data"]["corpora"]
-        self.data = FlowDataset(Workspace(workspace).flow, corpora, self.config.classes)
+        about = self.run.config["data"]
+        flow = Workspace(workspace).flow
+        self.data = FlowDataset(flow, about["corpora"], self.config.classes, composite=about.get("composite"))
         self.store = FlowStore(self.data, self.device)
         folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
         self.folds = {f.id: f for f in folds}

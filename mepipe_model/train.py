@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import DataError, MepipeError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.settings import TrainConfig, cores
 from mepipe.shards import Sample, list_shards, shard_hash
@@ -49,6 +49,8 @@ class Plan:
 
     config: TrainConfig
     corpora: tuple[str, ...]
+    composite: str | None
+    missing: list[str]
     samples: list[Sample]
     targets: list[int]
     classes: tuple[str, ...]
@@ -60,7 +62,7 @@ class Plan:
 
     @property
     def data_name(self) -> str:
-        return "+".join(self.corpora)
+        return self.composite or "+".join(self.corpora)
 
 
 def train_run(
@@ -102,10 +104,11 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     """Everything that is decided before the first step. Raises DataError when there is nothing to train on."""
     from mepipe_model.data import FlowDataset
 
-    corpora = wanted_corpora(ws, config.data)
-    data = FlowDataset(ws.flow, corpora, config.classes)
+    corpora, composite = wanted_corpora(ws, config.data)
+    data = FlowDataset(ws.flow, corpora, config.classes, composite=composite)
     if not len(data):
-        raise DataError(f"none of {len(data.shards)} samples has a label of the {config.classes}-class set")
+        whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
+        raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
     samples = data.samples
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
@@ -113,8 +116,10 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     # part of the run's identity, like every setting: sums over threads differ in their last digits
     threads = config.threads or max(1, cores() // len(folds))
     return Plan(
-        config=replace(config, data=corpora, threads=threads),
+        config=replace(config, data=(composite,) if composite else corpora, threads=threads),
         corpora=corpora,
+        composite=composite,
+        missing=data.missing,
         samples=samples,
         targets=data.targets,
         classes=data.classes,
@@ -126,17 +131,32 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     )
 
 
-def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[str, ...]:
-    """The corpora to train on: those named, else all that have shards. Raises DataError for absent ones."""
+def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """The corpora to train on, and the composite when one is meant.
+
+    Without ``--data``: a composite whose corpora are exactly those that have shards, else all of them.
+    Raises UsageError for a composite beside other names, DataError for what has no shards.
+    """
+    from mepipe.datasets.composite import COMPOSITES, check_manifest
+
     there = sorted({p.name.rsplit("-", 1)[0] for p in list_shards(ws.flow)})
-    names = tuple(dict.fromkeys(data)) or tuple(there)
-    if not names:
+    if not there:
         raise DataError(f"no flow shards in {ws.flow}", do="run mepipe flow first")
+    names = tuple(dict.fromkeys(data)) or tuple(there)
+    composite = next((n for n in names if n in COMPOSITES), None)
+    if composite and len(names) > 1:
+        raise UsageError(f"--data {composite} stands alone, got {' '.join(names)}")
+    if not data:
+        composite = next((n for n in COMPOSITES if set(COMPOSITES.get(n).corpora) == set(there)), None)
+    if composite:
+        check_manifest(composite)
+        names = tuple(COMPOSITES.get(composite).corpora)
     for name in names:
         if name not in there:
-            raise DataError(f"no flow of {name} in {ws.flow} (there: {', '.join(there) or 'nothing'})",
-                            do=f"run mepipe prepare {name} RAW, then mepipe flow {name}")  # fmt: skip
-    return names
+            needed = f", which {composite} needs," if composite else ""
+            do = f"run mepipe prepare {name} RAW, then mepipe flow {name}"
+            raise DataError(f"no flow of {name}{needed} in {ws.flow} (there: {', '.join(there)})", do=do)
+    return names, composite
 
 
 def pick_device(wanted: str) -> str:
@@ -175,6 +195,8 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
         "model": {"name": info.name, "source": info.source, "fidelity": info.fidelity},
         "data": {
             "corpora": list(plan.corpora),
+            "composite": plan.composite,
+            "missing": plan.missing,
             "classes": list(plan.classes),
             "clips": len(plan.samples),
             "left_out_without_label": plan.unlabelled,
@@ -295,6 +317,7 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
     lines = [
         f"run {run.name} in {run.folder}",
         f"{data_line(plan)}; {wanted - left} of {wanted} folds are done",
+        *composite_lines(plan),
         f"{plan.config.model}: {params:,} parameters on {plan.device}; selective scan: {backend} ({why})",
     ]
     if plan.device == "cpu" and params > HEAVY and left:
@@ -310,8 +333,19 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
 def data_line(plan: Plan) -> str:
     counts = Counter(plan.classes[t] for t in plan.targets)
     per_class = ", ".join(f"{c} {counts[c]}" for c in plan.classes)
-    out = f", {plan.unlabelled} without such a label left out" if plan.unlabelled else ""
-    return f"{plan.data_name}: {len(plan.samples)} clips ({per_class}{out}), {len(plan.folds)} folds"
+    reason = f"not on the list of {plan.composite}" if plan.composite else "without such a label"
+    out = f", {plan.unlabelled} {reason} left out" if plan.unlabelled else ""
+    of = f" of {len(plan.samples) + len(plan.missing)}" if plan.missing else ""
+    return f"{plan.data_name}: {len(plan.samples)}{of} clips ({per_class}{out}), {len(plan.folds)} folds"
+
+
+def composite_lines(plan: Plan) -> list[str]:
+    """Clips per corpus of a composite, and every clip of its list that has no flow here."""
+    if plan.composite is None:
+        return []
+    sizes = Counter(s.corpus for s in plan.samples)
+    per_corpus = ", ".join(f"{c} {sizes[c]}" for c in plan.corpora)
+    return [f"  {plan.composite}: {per_corpus}", *(f"  missing: {m}" for m in plan.missing)]
 
 
 def recipe_lines(plan: Plan) -> list[str]:
@@ -319,13 +353,16 @@ def recipe_lines(plan: Plan) -> list[str]:
     c = plan.config
     assert c.epochs is not None
     assert c.batch_size is not None
+    assert c.warmup is not None
+    assert c.cooldown is not None
     steps = -(-max(len(f.train) for f in plan.folds) // c.batch_size)
     marks = sorted({0, 1, c.warmup, c.epochs // 2, c.epochs - c.cooldown, c.epochs - 1} & set(range(c.epochs)))
     rates = ", ".join(f"epoch {e + 1}: {learning_rate(c, e * steps, steps):.3e}" for e in marks)
     settings = ", ".join(f"{k}={v}" for k, v in c.as_dict().items() if v not in (None, (), False))
     folds = [f"  fold {n} {f.id}: {len(f.train)} training clips, {len(f.test)} test clips"
              for n, f in enumerate(plan.folds, start=1)]  # fmt: skip
-    return [data_line(plan), *folds, f"device: {plan.device}", f"settings: {settings}", f"learning rate: {rates}"]
+    how = [f"device: {plan.device}", f"settings: {settings}", f"learning rate: {rates}"]
+    return [data_line(plan), *composite_lines(plan), *folds, *how]
 
 
 __all__ = ["Outcome", "Plan", "make_plan", "train_config", "train_run"]

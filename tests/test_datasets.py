@@ -198,7 +198,7 @@ def test_a_csv_copy_in_gbk_or_with_bom_reads_the_same(tmp_path):
 
 def test_unknown_corpus_lists_the_valid_ones():
     with pytest.raises(UsageError, match="did you mean 'casme2'"):
-        get_corpus("casmeii")
+        get_corpus("cassme2")
     assert "casme2" in list_corpora()
 
 

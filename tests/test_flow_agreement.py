@@ -273,4 +273,11 @@ def test_extreme_contrast_stays_finite(engine):
 
 
 def test_versions_name_what_the_result_depends_on(engine):
-    assert {"mepipe", "numpy", "opencv", "torch"} <= set(engine.versions())
+    versions = engine.versions()
+    assert {"mepipe", "numpy", "opencv", "torch"} <= set(versions)
+    identity = engine.identity()
+    assert identity.pop("engine") == engine.name
+    assert identity.pop("revision") >= 1
+    assert identity
+    assert identity == {name: versions[name] for name in identity}
+    assert all(identity.values())

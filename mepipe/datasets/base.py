@@ -1,25 +1,36 @@
-"""What all corpora share: the clip record, the registry, finding sheets and folders, known corrections.
+"""What all corpora share: the clip record, the registry, finding the annotation, settling each row.
 
-A corpus module says only what is peculiar to it (layout, columns, emotion words); see casme2.py.
+A corpus module says only what is peculiar to it (layout, columns, emotion words); see samm.py.  The road
+of a row: read, named, corrected, labelled, apex settled, looked for on disk, compared with its doubles.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
-import data_manifests
-from mepipe.datasets.sheet import Row, read_sheet
+from mepipe.datasets.aus import AUs, parse_aus
+from mepipe.datasets.folders import IMAGE_SUFFIXES, FrameFolders
+from mepipe.datasets.manifests import Count, corrections, label_table, published_counts
+from mepipe.datasets.sheet import Row
 from mepipe.errors import DataError, UsageError
 from mepipe.registry import Registry
 from mepipe.workspace import safe_name
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
-MAX_DEPTH = 8  # folders below RAW; the deepest real layout (SMIC) needs six
+__all__ = ["CORPORA", "IMAGE_SUFFIXES", "Clip", "Corpus", "FrameFolders", "from_row", "label_table", "number_in"]
+
+# Kinds of problems, by the names that `mepipe verify` prints.
+BAD_ROW, NO_FOLDER, UNKNOWN_EMOTION = "unreadable row", "clip folder absent", "unknown emotion"
+NO_FRAME, DUPLICATE, ODD_ORDER = "no readable frame", "duplicate clip", "odd order"
+
+CORRECTION, NO_APEX, OUTSIDE = "correction: ", "apex cell ", " is outside (onset "  # how notes on a clip read
+
+# Spellings of one emotion in copies of the sheets -> the word of labels.csv.
+SYNONYMS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger", "repressed": "repression"}
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,10 @@ class Clip:
     """One annotated micro-expression.
 
     onset, apex, offset: frame numbers as in the frames' file names; apex None = to be spotted.
+    aus: the cell as it stands; ``action_units`` reads it.
     frames: the folder that holds the frames, None when it is not on disk.
     problem: why the clip cannot be used ('' when it can); notes: visible repairs, one text each.
+    measured: onset and offset were read off the folder (SMIC), so no annotation of them can be wrong.
     """
 
     corpus: str
@@ -47,17 +60,24 @@ class Clip:
     where: str = ""
     apex_source: str = "annotated"
     problem: str = ""
+    problem_kind: str = ""
     notes: tuple[str, ...] = field(default=())
+    measured: bool = False
 
     def noted(self, *notes: str, **changes: Any) -> Clip:
         return replace(self, notes=(*self.notes, *notes), **changes)
 
-    def refused(self, problem: str) -> Clip:
-        return self if self.problem else replace(self, problem=problem)
+    def refused(self, problem: str, kind: str = BAD_ROW) -> Clip:
+        """The clip with a reason why it cannot be used; the first reason stays."""
+        return self if self.problem else replace(self, problem=problem, problem_kind=kind)
 
     @property
     def id(self) -> str:
         return f"{self.subject}/{self.name}"
+
+    @property
+    def action_units(self) -> AUs:
+        return parse_aus(self.aus)
 
 
 class Corpus:
@@ -65,18 +85,23 @@ class Corpus:
 
     name: ClassVar[str]
     title: ClassVar[str]
-    fps: ClassVar[float]
+    fps: ClassVar[float]  # 0 where it differs from clip to clip
     licence: ClassVar[str]  # where to apply for it
     layout: ClassVar[str]  # one example path
-    sheet_names: ClassVar[tuple[str, ...]] = ()  # glob patterns, newest annotation first
-    synonyms: ClassVar[dict[str, str]] = {}  # emotion words of some copies -> the word in labels.csv
+    sheet_names: ClassVar[tuple[str, ...]] = ()  # file name patterns, newest annotation first
 
     def clips(self, raw: str | Path, *, sheet: str | Path | None = None, corrections: bool = True) -> list[Clip]:
         """Every row of the annotation as a Clip, in its order, none left out.
 
         Defects that can be named are in ``problem`` or ``notes``.  Raises DataError when there is no
-        annotation or no clip folder at all.
+        annotation, UsageError when RAW is no folder.
         """
+        return self.survey(raw, sheet=sheet, corrections=corrections)[0]
+
+    def survey(
+        self, raw: str | Path, *, sheet: str | Path | None = None, corrections: bool = True
+    ) -> tuple[list[Clip], FrameFolders]:
+        """``clips`` and the folders that were found on the way."""
         raw = Path(raw)
         if not raw.is_dir():
             raise UsageError(f"{raw} is not a folder", do="give the folder that holds the corpus as distributed")
@@ -84,63 +109,107 @@ class Corpus:
         clips = [named(c) for c in self.read(raw, folders, Path(sheet) if sheet else None)]
         if corrections:
             clips = corrected(self.name, clips)
-        return marked_duplicates(on_disk(settle_apex(c), folders) for c in clips)
+        return marked_duplicates(on_disk(settle_apex(self.labelled(c)), folders) for c in clips), folders
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
+        """The clips as annotated. sheet: the user's ``--sheet``, None to look for it."""
         raise NotImplementedError
+
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Emotion word -> {"label3": ..., "label7": ...}; an emotion that is not in it is an error of the row."""
+        return label_table(self.name)
+
+    def published(self) -> Sequence[Count]:
+        """The published counts, for ``mepipe datasets`` and ``mepipe verify``."""
+        return published_counts(self.name)
+
+    def is_clip_folder(self, folder: Path, folders: FrameFolders) -> bool:
+        """Whether a folder of images that no row names could be a clip of this corpus."""
+        return True
 
     def labelled(self, clip: Clip) -> Clip:
         """``clip`` with its emotion word settled and the label sets filled in."""
-        table = label_table(self.name)
-        word = clip.emotion.strip().casefold()
-        word = self.synonyms.get(word, word)
+        table = self.labels()
+        word = emotion_word(clip.emotion)
         if word not in table:
-            return clip.refused(f"unknown emotion {clip.emotion!r}; known: {', '.join(table)}")
+            return clip.refused(f"{clip.where}: unknown emotion {clip.emotion!r}; known: {', '.join(table)}",
+                                UNKNOWN_EMOTION)  # fmt: skip
         return replace(clip, emotion=word, label3=table[word]["label3"], label7=table[word]["label7"])
 
-    def find_sheet(self, raw: Path, given: Path | None) -> Path:
-        """The annotation: ``given``, else the first match of ``sheet_names`` in RAW or two folders below."""
+    def find_sheet(self, folders: FrameFolders, given: Path | None) -> Path:
+        """The annotation: ``given``, else the best match of ``sheet_names`` below RAW. Raises DataError."""
         if given is not None:
             if not given.is_file():
                 raise UsageError(f"--sheet {given}: no such file")
             return given
-        for pattern in self.sheet_names:
-            for depth in ("", "*/", "*/*/"):
-                found = sorted(p for p in raw.glob(depth + pattern) if not p.name.startswith(("~$", ".")))
-                if found:
-                    return found[-1]  # the names carry dates: the last is the newest
-        raise DataError(
-            f"{self.title}: no annotation sheet in {raw} (looked for {', '.join(self.sheet_names)} there "
-            f"and two folders below)",
-            do="copy the sheet that came with your licence there, or pass --sheet PATH",
-        )
+        found = best_sheet(folders.sheets, self.sheet_names)
+        if found is None:
+            raise DataError(
+                f"{self.title}: no annotation sheet in {folders.raw} (looked for {', '.join(self.sheet_names)})",
+                do="copy the sheet that came with your licence there, or pass --sheet PATH",
+            )
+        return found
 
 
 CORPORA: Registry[type[Corpus]] = Registry("corpus")
 
 
-def frame_or_problem(row: Row, column: str) -> tuple[int | None, str]:
-    """A frame number from a cell, or why there is none (`` for a blank cell, which may be legal)."""
-    try:
-        return row.frame(column), ""
-    except ValueError as e:
-        return None, str(e)
+def best_sheet(sheets: Sequence[Path], patterns: Sequence[str]) -> Path | None:
+    """The sheet that fits the earliest pattern; of several the one least deep, then the last by name.
+
+    The names carry dates, so the last is the newest.  Case does not matter.
+    """
+    for pattern in patterns:
+        found = [s for s in sheets if fnmatch(s.name.casefold(), pattern.casefold())]
+        if found:
+            least = min(len(s.parts) for s in found)
+            return max((s for s in found if len(s.parts) == least), key=lambda s: s.name)
+    return None
 
 
-def from_row(row: Row, columns: dict[str, str], **facts: Any) -> Clip:
-    """A Clip whose onset, apex and offset come from ``columns``; bad cells become its problem.
+# --- reading one row -------------------------------------------------------------------------------
+
+
+def from_row(row: Row, **facts: Any) -> Clip:
+    """A Clip whose onset, apex, offset, emotion and aus come from ``row``; bad cells become its problem.
 
     A bad or blank apex is no problem here: it is noted and spotted later.
     """
     frames, problem, notes = {}, "", ()
     for name in ("onset", "apex", "offset"):
-        frames[name], why = frame_or_problem(row, columns[name])
+        frames[name], why = _frame_or_problem(row, name)
         if name == "apex" and frames[name] is None:
-            cell = row.text(columns[name])
-            notes = (f"apex cell holds {cell!r}",) if cell else ("apex cell is blank",)
+            cell = row.text("apex")
+            notes = (f"{NO_APEX}holds {cell!r}",) if cell else (f"{NO_APEX}is blank",)
         elif frames[name] is None:
-            problem = problem or f"{row.where}: {why or columns[name] + ' is blank'}"
-    return Clip(where=row.where, problem=problem, notes=notes, **frames, **facts)
+            problem = problem or f"{row.where}: {why or row.column(name) + ' is blank'}"
+    clip = Clip(where=row.where, notes=notes, emotion=row.text("emotion"), aus=row.text("aus"), **frames, **facts)
+    return clip.refused(problem) if problem else clip
+
+
+def _frame_or_problem(row: Row, field: str) -> tuple[int | None, str]:
+    try:
+        return row.frame(field), ""
+    except ValueError as e:
+        return None, str(e)
+
+
+def number_in(cell: str, prefix: str) -> int | None:
+    """The number of a subject: 7 for ``7``, ``007``, and with ``prefix`` (a regular expression) before it.
+
+    None when the cell holds anything else.
+    """
+    found = re.fullmatch(rf"(?:{prefix})?0*(\d{{1,4}})", cell.strip(), re.IGNORECASE | re.ASCII)
+    return int(found[1]) if found else None
+
+
+def emotion_word(cell: str) -> str:
+    """An emotion as labels.csv spells it: lower case, ``Other`` as ``others``."""
+    word = cell.strip().casefold()
+    return SYNONYMS.get(word, word)
+
+
+# --- settling it -----------------------------------------------------------------------------------
 
 
 def named(clip: Clip) -> Clip:
@@ -151,21 +220,63 @@ def named(clip: Clip) -> Clip:
         except DataError as e:
             row = re.sub(r"\D+", "-", clip.where).strip("-") or "x"
             reason = f"{clip.where}: {what} {e.what}"
-            clip = replace(clip, subject=_fallback(clip.subject, "unknown"), name=f"row-{row}", problem="")
+            clip = replace(clip, subject=_fallback(clip.subject), name=f"row-{row}"[:100], frames=None, problem="")
             return clip.refused(reason)
+    return clip
+
+
+def _fallback(subject: str) -> str:
+    try:
+        return safe_name(subject)
+    except DataError:
+        return "unknown"
+
+
+def corrected(corpus: str, clips: list[Clip]) -> list[Clip]:
+    """Apply data_manifests/corrections.csv where the old value is there; each use is a note on the clip."""
+    table = corrections(corpus)
+    return [_apply(c, table.get((c.subject, c.name), [])) for c in clips]
+
+
+def _apply(clip: Clip, fixes: list[dict[str, str]]) -> Clip:
+    for fix in fixes:
+        name, old, new = fix["field"], fix["old"], fix["new"]
+        if (clip.measured and name in ("onset", "offset")) or not _holds(clip, name, old):
+            continue
+        note = f"{CORRECTION}{name} {old} -> {new} ({fix['reason']})"
+        if new == "spot":
+            clip = clip.noted(note, apex=None)
+        elif name == "emotion":
+            clip = clip.noted(note, emotion=new)
+        else:
+            source = {"apex_source": f"corrected:{old}->{new}"} if name == "apex" else {}
+            clip = clip.noted(note, **{name: int(new)}, **source)
+    return clip
+
+
+def _holds(clip: Clip, name: str, old: str) -> bool:
+    value = getattr(clip, name)
+    if value is None:
+        return f"{NO_APEX}holds {old!r}" in clip.notes
+    return str(value) == old or (name == "emotion" and emotion_word(value) == old)
+
+
+def settle_apex(clip: Clip) -> Clip:
+    """Check onset < apex <= offset. An apex outside that range is dropped, noted, and spotted later."""
+    if clip.problem or clip.onset is None or clip.offset is None:
+        return clip
+    if clip.offset <= clip.onset:
+        return clip.refused(f"{clip.where}: offset {clip.offset} is not after onset {clip.onset}", ODD_ORDER)
+    if clip.apex is not None and not clip.onset < clip.apex <= clip.offset:
+        return clip.noted(f"apex {clip.apex}{OUTSIDE}{clip.onset}, offset {clip.offset}]", apex=None)
     return clip
 
 
 def on_disk(clip: Clip, folders: FrameFolders) -> Clip:
     """``clip``, refused when it has no folder."""
-    return clip if clip.frames else clip.refused(f"no folder with frames for {clip.id} under {folders.raw}")
-
-
-def _fallback(name: str, other: str) -> str:
-    try:
-        return safe_name(name)
-    except DataError:
-        return other
+    if clip.frames:
+        return clip
+    return clip.refused(f"no folder with frames for {clip.id} under {folders.raw}", NO_FOLDER)
 
 
 def marked_duplicates(clips: Iterable[Clip]) -> list[Clip]:
@@ -175,113 +286,8 @@ def marked_duplicates(clips: Iterable[Clip]) -> list[Clip]:
     for clip in clips:
         key = (clip.subject.casefold(), clip.name.casefold())
         if key in seen:
-            twice = replace(clip, problem="").refused(f"{clip.where} repeats {clip.id} of {seen[key]}")
-            out.append(twice)
+            out.append(clip.refused(f"{clip.where} repeats {clip.id} of {seen[key]}", DUPLICATE))
         else:
             seen[key] = clip.where
             out.append(clip)
     return out
-
-
-def settle_apex(clip: Clip) -> Clip:
-    """Check onset < apex <= offset. An apex outside that range is dropped, noted, and spotted later."""
-    if clip.problem or clip.onset is None or clip.offset is None:
-        return clip
-    if clip.offset <= clip.onset:
-        return clip.refused(f"{clip.where}: offset {clip.offset} is not after onset {clip.onset}")
-    if clip.apex is not None and not clip.onset < clip.apex <= clip.offset:
-        note = f"apex {clip.apex} is outside (onset {clip.onset}, offset {clip.offset}]"
-        return clip.noted(note, apex=None)
-    return clip
-
-
-# --- tables of data_manifests ----------------------------------------------------------------------
-
-
-def label_table(corpus: str) -> dict[str, dict[str, str]]:
-    """Emotion word -> row of data_manifests/labels.csv, for one corpus."""
-    return {r["emotion"]: r for r in data_manifests.rows("labels") if r["corpus"] == corpus}
-
-
-def corrected(corpus: str, clips: list[Clip]) -> list[Clip]:
-    """Apply data_manifests/corrections.csv where the old value is there; each use is a note on the clip."""
-    table: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for r in data_manifests.rows("corrections"):
-        if r["corpus"] == corpus:
-            table.setdefault((r["subject"], r["clip"]), []).append(r)
-    return [_apply(c, table.get((c.subject, c.name), [])) for c in clips]
-
-
-def _apply(clip: Clip, fixes: list[dict[str, str]]) -> Clip:
-    for fix in fixes:
-        name, old, new = fix["field"], fix["old"], fix["new"]
-        value = getattr(clip, name)
-        is_there = any(n == f"apex cell holds {old!r}" for n in clip.notes) if value is None else str(value) == old
-        if not is_there:
-            continue
-        note = f"correction: {name} {old} -> {new} ({fix['reason']})"
-        if new == "spot":
-            clip = clip.noted(note, apex=None)
-        elif isinstance(value, str):
-            clip = clip.noted(note, **{name: new})
-        else:
-            changes: dict[str, Any] = {name: int(new)}
-            if name == "apex":
-                changes["apex_source"] = f"corrected:{old}->{new}"
-            clip = clip.noted(note, **changes)
-    return clip
-
-
-# --- folders on disk -------------------------------------------------------------------------------
-
-
-class FrameFolders:
-    """Every folder below RAW that directly holds images, found in one walk.
-
-    Doubled or missing top folders, letter case and stray files do not matter: a clip is looked up by
-    the last parts of its path.
-    """
-
-    def __init__(self, raw: Path) -> None:
-        self.raw = raw
-        self.all = sorted(_image_folders(raw, MAX_DEPTH))
-        self._by_tail: dict[tuple[str, ...], list[Path]] = {}
-        for folder in self.all:
-            parts = tuple(p.casefold() for p in folder.relative_to(raw.parent).parts)
-            for n in (1, 2):
-                self._by_tail.setdefault(parts[-n:], []).append(folder)
-
-    def find(self, *tail: str, prefer: str = "") -> Path | None:
-        """The folder whose path ends in ``tail``; of several, one whose path holds ``prefer``."""
-        found = self._by_tail.get(tuple(t.casefold() for t in tail), [])
-        liked = [f for f in found if prefer.casefold() in str(f.relative_to(self.raw)).casefold()]
-        return (liked or found or [None])[0]
-
-
-def _image_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders at or below ``folder`` with at least one image name in them. Links are not followed."""
-    has_image, below = False, []
-    try:
-        with os.scandir(folder) as entries:
-            for e in entries:
-                if e.name.startswith("."):
-                    continue
-                if e.is_dir(follow_symlinks=False):
-                    below.append(Path(e.path))
-                elif not has_image:
-                    has_image = Path(e.name).suffix.lower() in IMAGE_SUFFIXES
-    except OSError as e:
-        raise DataError(f"cannot read {folder}: {e.strerror}", do="check the permissions") from e
-    if has_image or not below:  # an empty leaf may be a clip whose frames were lost: it must be named as such
-        yield folder
-    if depth:
-        for b in below:
-            yield from _image_folders(b, depth - 1)
-
-
-def sheet_rows(path: Path, needs: Iterable[str], sheet: str | None = None) -> list[Row]:
-    """Rows of the annotation; DataError when it has none."""
-    rows = read_sheet(path, tuple(needs), sheet)
-    if not rows:
-        raise DataError(f"{path} has a header but no rows", do="check that the download is complete")
-    return rows

@@ -1,15 +1,16 @@
 """Reading annotation sheets as people really keep them: header anywhere, odd cells, text or numbers.
 
 A sheet is xlsx or csv.  The header is the first of the first 40 rows that holds every needed column;
-names are compared without case, spaces and underscores.
+names are compared without case, spaces and punctuation, and each field knows its names (``COLUMNS``).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +20,129 @@ HEADER_ROWS = 40  # SAMM has 13 rows of preamble; nobody has 40
 MAX_BYTES = 64 << 20  # an annotation is under 1 MB; a sheet of this size is not one
 BLANK = {"", "/", "\\", "-", "nan", "none", "n/a"}  # all seen in real sheets for "not coded"
 
+# Field -> what corpora and common copies of their sheets call its column, the most specific name first.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "subject": ("Subject", "sub_ID", "Sub", "Subject ID"),
+    "clip": ("Filename", "fold_name", "Clip"),
+    "onset": ("OnsetFrame", "Onset", "OnsetF"),
+    "apex": ("ApexFrame", "Apex", "ApexF", "ApexF1"),
+    "offset": ("OffsetFrame", "Offset", "OffsetF"),
+    "aus": ("Action Units", "AUs", "AU"),
+    "emotion": ("Estimated Emotion", "Emotion"),
+    "fps": ("Fps",),
+}
+
 
 class Row:
-    """One row of a sheet: cells by column name, and where it stands."""
+    """One row of a sheet: cells by field or column name, and where it stands."""
 
-    def __init__(self, where: str, cells: dict[str, Any]) -> None:
+    def __init__(self, where: str, header: dict[str, str], cells: dict[str, Any]) -> None:
         self.where = where  # "CASME2-coding-20140508.xlsx row 17"
+        self._header = header  # plain name -> as the sheet spells it
         self._cells = cells
 
-    def raw(self, column: str) -> Any:
-        return self._cells.get(plain(column))
+    def column(self, field: str) -> str:
+        """What the sheet calls ``field``; its usual name where the sheet has no such column."""
+        names = [n for n in spellings(field) if n in self._header]
+        return self._header[names[0]] if names else COLUMNS.get(field, (field,))[0]
 
-    def text(self, column: str) -> str:
+    def raw(self, field: str) -> Any:
+        return next((self._cells[n] for n in spellings(field) if n in self._cells), None)
+
+    def text(self, field: str) -> str:
         """The cell as stripped text; whole floats lose their '.0' (Excel turns 17 into 17.0)."""
-        value = self.raw(column)
+        value = self.raw(field)
         if value is None:
             return ""
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         return str(value).strip()
 
-    def frame(self, column: str) -> int | None:
+    def frame(self, field: str) -> int | None:
         """The cell as a frame number; None when blank. Raises ValueError that says what is there."""
-        text = self.text(column)
+        text = self.text(field)
         if text.casefold() in BLANK:
             return None
-        if not text.isascii() or not text.isdigit() or len(text) > 9:
-            raise ValueError(f"{column} holds {text!r}, not a frame number")
-        return int(text)
+        number = re.fullmatch(r"([0-9]{1,9})(\.0+)?", text)
+        if not number:
+            raise ValueError(f"{self.column(field)} holds {text!r}, not a frame number")
+        return int(number[1])
 
 
-def read_sheet(path: Path, needs: Sequence[str], sheet: str | None = None) -> list[Row]:
-    """All non-blank rows below the header that holds ``needs``.
+def spellings(field: str) -> list[str]:
+    """The plain names under which ``field`` may stand; a name that is no field stands for itself."""
+    return [plain(n) for n in COLUMNS.get(field, (field,))]
 
-    sheet: the worksheet to read; without it (or when absent) the first that has the header.
-    Raises DataError when the file cannot be read or no header is found.
+
+def read_sheet(path: Path, needs: Sequence[str], sheet: str | None = None, skip: Collection[str] = ()) -> list[Row]:
+    """All non-blank rows below the header that has every field of ``needs``.
+
+    sheet: the worksheet to read; without it (or when absent) the first that has the header and whose name,
+    in lower case, is not in ``skip``.
+    Raises DataError when the file cannot be read, no header is found, or there is no row below it.
     """
-    wanted = {plain(n) for n in needs}
+    lacking: list[str] = list(needs)
     for name, table in _tables(path, sheet):
+        if name is not None and name.casefold() in skip:
+            continue
         for i, cells in enumerate(table[:HEADER_ROWS]):
             header = [plain(c) for c in cells]
-            if wanted <= set(header):
+            absent = [n for n in needs if not set(spellings(n)) & set(header)]
+            if not absent:
                 label = path.name if name is None else f"{path.name} [{name}]"
-                return _rows(label, header, table[i + 1 :], first=i + 2)
+                rows = _rows(label, cells, table[i + 1 :], first=i + 2)
+                if not rows:
+                    raise DataError(f"{path} has a header but no rows", do="check that the download is complete")
+                return rows
+            lacking = min(lacking, absent, key=len)
     raise DataError(
-        f"{path}: no header row with the columns {', '.join(needs)} in the first {HEADER_ROWS} rows",
+        f"{path}: no header row with the columns {_listed(needs)} in the first {HEADER_ROWS} rows"
+        + (f" (the nearest lacks {_listed(lacking)})" if len(lacking) < len(needs) else ""),
         do="check that this is the annotation of this corpus",
     )
 
 
-def _rows(label: str, header: list[str], table: list[Sequence[Any]], first: int) -> list[Row]:
+def _listed(fields: Sequence[str]) -> str:
+    return ", ".join(COLUMNS.get(f, (f,))[0] for f in fields)
+
+
+def _rows(label: str, header: Sequence[Any], table: list[Sequence[Any]], first: int) -> list[Row]:
+    # the first of two equal column names wins: copies of sheets append helper columns
+    places = {plain(name): place for place, name in reversed(list(enumerate(header))) if plain(name)}
+    spelled = {name: str(header[place]).strip() for name, place in places.items()}
     rows = []
     for n, cells in enumerate(table, start=first):
         if any(str(c).strip() for c in cells if c is not None):
-            # the first of two equal column names wins: copies of sheets append helper columns
-            values = dict(reversed(list(zip(header, cells, strict=False))))
-            rows.append(Row(f"{label} row {n}", values))
+            values = {name: cells[place] for name, place in places.items() if place < len(cells)}
+            rows.append(Row(f"{label} row {n}", spelled, values))
     return rows
 
 
 def _tables(path: Path, sheet: str | None) -> Iterator[tuple[str | None, list[Sequence[Any]]]]:
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} has {path.stat().st_size >> 20} MB", do="an annotation sheet is far smaller; check it")
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_BYTES else b""
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}", do="check the permissions") from e
+    if size > MAX_BYTES:
+        raise DataError(f"{path} has {size >> 20} MB", do="an annotation sheet is far smaller; check it")
     if path.suffix.lower() == ".csv":
-        yield None, list(csv.reader(io.StringIO(_decode(path))))
+        yield from _csv_tables(path, _decode(data))
     else:
-        yield from _xlsx_tables(path, sheet)
+        yield from _xlsx_tables(path, data, sheet)
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
+def _csv_tables(path: Path, text: str) -> Iterator[tuple[None, list[Sequence[Any]]]]:
+    for delimiter in (",", ";", "\t"):  # Excel writes what the country of its owner uses
+        try:
+            yield None, list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as e:
+            raise DataError(f"{path} is not a readable csv file ({e})", do="open and save it again") from e
+
+
+def _decode(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
     for encoding in ("utf-8-sig", "gb18030"):  # the corpora come from China: Excel there saves GBK
         try:
             return data.decode(encoding)
@@ -97,14 +151,16 @@ def _decode(path: Path) -> str:
     return data.decode("latin-1")
 
 
-def _xlsx_tables(path: Path, sheet: str | None) -> Iterator[tuple[str | None, list[Sequence[Any]]]]:
+def _xlsx_tables(path: Path, data: bytes, sheet: str | None) -> Iterator[tuple[str | None, list[Sequence[Any]]]]:
     import openpyxl
 
+    if data[:4] == b"\xd0\xcf\x11\xe0":  # the container of Excel 97-2003, whatever the suffix says
+        raise DataError(f"{path} is an old .xls file", do="open it and save it as .xlsx or .csv")
     try:
-        unpacked = sum(i.file_size for i in zipfile.ZipFile(path).infolist())
+        unpacked = sum(i.file_size for i in zipfile.ZipFile(io.BytesIO(data)).infolist())
         if unpacked > 16 * MAX_BYTES:
             raise DataError(f"{path} unpacks to {unpacked >> 20} MB", do="this is no annotation sheet; check it")
-        book = openpyxl.load_workbook(path, data_only=True)
+        book = openpyxl.load_workbook(io.BytesIO(data), data_only=True)
     except DataError:
         raise
     except Exception as e:  # openpyxl raises a dozen kinds (zip, xml, key, value) for damaged files
@@ -116,5 +172,5 @@ def _xlsx_tables(path: Path, sheet: str | None) -> Iterator[tuple[str | None, li
 
 
 def plain(name: Any) -> str:
-    """A column name without case, spaces and underscores; '' for a blank cell."""
-    return "".join(c for c in str(name or "").casefold() if not c.isspace() and c != "_")
+    """A column name without case, spaces and punctuation; '' for a blank cell."""
+    return "".join(c for c in str(name or "").casefold() if c.isalnum())

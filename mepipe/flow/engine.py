@@ -15,6 +15,7 @@ from mepipe.flow.images import check_initial, check_pair, crop, pad_replicate, w
 from mepipe.flow.params import TVL1Params
 from mepipe.workspace import versions
 
+REVISION = 1  # raised when a change of ours changes the numbers of some engine
 _OPENCV_WHEELS = (  # the wheels that can own ``cv2``; the one with optflow first
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
@@ -30,6 +31,7 @@ class Engine(ABC):
     """
 
     name: str
+    depends_on: tuple[str, ...]  # the entries of ``versions`` that can change a result
     device: str = "cpu"
     batch: int = 1
 
@@ -55,28 +57,32 @@ class Engine(ABC):
             out[part] = self._flow(onset[part], apex[part], params, None if start is None else start[part])
         return out
 
-    def _flow(
-        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
-    ) -> np.ndarray:
+    def _flow(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         pad = params.pad
         start = None if initial is None else pad_replicate(initial, pad)
         flow = self.solve(pad_replicate(onset, pad), pad_replicate(apex, pad), params.resolved(), start)
         return with_magnitude(crop(flow, pad))
 
     @abstractmethod
-    def solve(
-        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
-    ) -> np.ndarray:
+    def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         """(B, H, W) uint8 or float32 in 0..1, already padded -> (B, 2, H, W) float32 u, v.
 
         params: resolved; ``pad`` and ``fixed`` have been dealt with.  initial: (B, 2, H, W) float32 or None.
         """
 
     def versions(self) -> dict[str, str | None]:
-        """Versions a result depends on: mepipe, numpy, opencv, torch, and what the engine adds."""
+        """What is installed, for the record: mepipe, numpy, opencv, torch, and what the engine adds."""
         found = versions("numpy", "torch", *_OPENCV_WHEELS)
         wheels = [found.pop(wheel) for wheel in _OPENCV_WHEELS]
         return {**found, "opencv": next((v for v in wheels if v), None)}
+
+    def identity(self) -> dict[str, str | int | None]:
+        """What a flow's numbers depend on besides its images and parameters; for the key of a sample.
+
+        Fewer things than ``versions``: a new torch does not make flow by OpenCV stale.
+        """
+        installed = self.versions()
+        return {"engine": self.name, "revision": REVISION, **{name: installed[name] for name in self.depends_on}}
 
 
 def usable_cores() -> int:

@@ -60,10 +60,7 @@ def candidates(k: int) -> list[tuple[int, int]]:
     """
     half = k * k // 2
     return [
-        (i, j)
-        for i in range(k)
-        for j in range(k)
-        if (i + 1) * (j + 1) - 1 <= half and (k - i) * (k - j) - 1 <= half
+        (i, j) for i in range(k) for j in range(k) if (i + 1) * (j + 1) - 1 <= half and (k - i) * (k - j) - 1 <= half
     ]
 
 

@@ -33,15 +33,14 @@ class NativeEngine(Engine):
     """TV-L1 in vector code.  threads: pairs at once; None is every core this process may use."""
 
     name = "native"
+    depends_on = ("numba", "llvmlite")
 
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
         self.threads = threads or usable_cores()
         self.batch = 16 * self.threads  # enough pairs to keep the threads busy, few enough to report progress
 
-    def solve(
-        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
-    ) -> np.ndarray:
+    def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         out = np.empty((len(onset), 2, *onset.shape[1:]), np.float32)
 
         def one(i: int) -> None:

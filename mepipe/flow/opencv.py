@@ -24,6 +24,7 @@ class OpenCVEngine(Engine):
     """
 
     name = "opencv"
+    depends_on = ("opencv",)
 
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
@@ -34,9 +35,7 @@ class OpenCVEngine(Engine):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.device, self.threads)
 
-    def solve(
-        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
-    ) -> np.ndarray:
+    def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         out = np.empty((len(onset), 2, *onset.shape[1:]), np.float32)
 
         def one(i: int) -> None:

@@ -44,8 +44,8 @@ class TVL1Params:
     warps: linearisations per level.  epsilon: RMS change (px) at which a warp stops.
     inner, outer: iterations between two medians, and medians per warp.  median: 3, 5, or 0/1 for off.
     gamma: weight of the illumination term, 0 for off.  pad: px replicated on each side before, cropped after.
-    fixed: run exactly warps x inner iterations a level, one median each (epsilon 0, outer 1): slower by half
-    and a little different, but the number of iterations no longer depends on rounding.
+    fixed: run exactly warps x inner iterations a level, one median a warp (epsilon 0, outer 1): 1.5 to 3 times
+    slower and a little different, but the number of iterations no longer depends on rounding.
     """
 
     tau: float = 0.25

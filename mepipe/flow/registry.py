@@ -60,7 +60,7 @@ def _choose(device: str) -> tuple[str, str]:
     if device != "cpu":
         return "torch", "the engine for GPUs"
     if "native" in ENGINES and find_spec("numba") is not None:
-        return "native", "the fastest engine on the CPU"
+        return "native", "the fastest engine on the CPU (its first use on a machine compiles for 10 to 20 s)"
     return "opencv", "numba is not installed (pip install numba makes the CPU many times faster)"
 
 

@@ -87,10 +87,8 @@ def flow_corpora(
 def choose_engine(config: FlowConfig) -> tuple[Engine, str]:
     """The engine of the settings and a line that says why. Raises MepipeError for --gpu without CUDA."""
     device = "cuda" if config.gpu else None
-    options = {"threads": config.jobs} if config.engine in CPU_ENGINES else {}
-    engine, why = resolve_engine(config.engine, device, **options)
-    if config.jobs and hasattr(engine, "threads"):
-        engine.threads = config.jobs
+    on_cpu = device is None and config.engine in ("auto", *CPU_ENGINES)
+    engine, why = resolve_engine(config.engine, device, **({"threads": config.jobs} if on_cpu else {}))
     if config.batch:
         engine.batch = config.batch
     return engine, why
@@ -113,7 +111,7 @@ def _wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
 
 def plan(ws: Workspace, corpus: str, engine: Engine, config: FlowConfig) -> list[Pair]:
     """The pairs of one corpus in the order of its clips.csv; refused clips have none."""
-    settings = [engine.name, engine.versions(), parameters(config).as_dict()]
+    settings = [engine.identity(), parameters(config).as_dict()]
     folder = ws.prepared(corpus)
     return [_pair(folder, r, settings) for r in read_records(folder) if r.status != "refused"]
 

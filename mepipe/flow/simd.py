@@ -95,9 +95,7 @@ def sum_lanes(typing: Any, value: Vector) -> Any:
         part, size = arguments[0], LANES
         while size > 1:
             size //= 2
-            low, high = (
-                builder.shuffle_vector(part, part, _lanes(range(i, i + size))) for i in (0, size)
-            )
+            low, high = (builder.shuffle_vector(part, part, _lanes(range(i, i + size))) for i in (0, size))
             part = builder.fadd(low, high)
         return builder.extract_element(part, _INT32(0))
 

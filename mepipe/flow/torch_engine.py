@@ -38,6 +38,7 @@ class TorchEngine(Engine):
     """TV-L1 in plain torch operations.  device: "cpu", "cuda", "cuda:1"; batch: pairs at once."""
 
     name = "torch"
+    depends_on = ("torch",)
 
     def __init__(self, device: str | None = None, batch: int | None = None) -> None:
         self.device = device or "cpu"
@@ -45,9 +46,7 @@ class TorchEngine(Engine):
         self.batch = batch or BATCH[self._kind]
 
     @torch.inference_mode()
-    def solve(
-        self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None
-    ) -> np.ndarray:
+    def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         start = None if initial is None else self._tensor(initial)
         solver = Solver(params, LOOK_EVERY[self._kind])
         return solver.run(self._tensor(grey_levels(onset)), self._tensor(grey_levels(apex)), start).cpu().numpy()

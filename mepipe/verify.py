@@ -1,0 +1,356 @@
+"""``mepipe verify``: does the copy of a corpus hold what its annotation says, before anything is computed?
+
+must-fail   what ``prepare`` cannot use: no annotation, a clip without folder or frames, an unknown emotion, ...
+warn        what it can use and a person should know: corrections, frames replaced, odd numbers, folders left over
+
+Every row of the annotation and every folder of images is counted once.  Two images of a clip are opened,
+and of those only the ends are read; ``deep`` decodes every image of every clip.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mepipe.datasets.base import BAD_ROW, CORRECTION, NO_APEX, NO_FRAME, ODD_ORDER, OUTSIDE, Clip, Corpus, FrameFolders
+from mepipe.datasets.composite import key, of_corpus
+from mepipe.datasets.folders import loose
+from mepipe.datasets.manifests import Count
+from mepipe.errors import DataError
+from mepipe.frames import FrameFolder, damage, nearest, read_image
+from mepipe.progress import Progress
+from mepipe.settings import PrepareConfig, cores
+
+MUST_FAIL = ("no annotation", "clip folder absent", NO_FRAME, "unknown emotion", "duplicate clip", BAD_ROW)
+CORRECTED, NEAREST, LEFT_OVER, COUNTS = (
+    "correction applied", "frame nearest", "clip on disk without a row", "counts that differ from the published ones",
+)  # fmt: skip
+SPOTTED, REPAIRED, DAMAGED = "apex not coded", "row repaired", "damaged frame"
+WARN = (CORRECTED, NEAREST, ODD_ORDER, SPOTTED, REPAIRED, DAMAGED, LEFT_OVER, COUNTS)
+ENDS = 64 << 10  # bytes read at either end of an image: its header and its end marker lie there
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. name: of MUST_FAIL or WARN; where: a clip's id, a folder, or the corpus."""
+
+    name: str
+    where: str
+    text: str
+
+    @property
+    def grade(self) -> str:
+        return "must-fail" if self.name in MUST_FAIL else "warn"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify_corpus`` found.
+
+    counts: rows, usable (can be prepared), repaired (of these), refused, subjects, folders (of images),
+    named (by a row), copies (of a named one), left_over, other, images (opened), and the dictionaries
+    emotions and splits.
+    """
+
+    corpus: str
+    raw: Path
+    findings: tuple[Finding, ...]
+    counts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return any(f.grade == "must-fail" for f in self.findings)
+
+    def named(self, name: str) -> list[Finding]:
+        return [f for f in self.findings if f.name == name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``: corpus, raw, failed, counts, seconds, findings (grade, name, where, text)."""
+        findings = [{"grade": f.grade, **asdict(f)} for f in self.findings]
+        return {"corpus": self.corpus, "raw": str(self.raw), "failed": self.failed, "counts": self.counts,
+                "seconds": round(self.seconds, 3), "findings": findings}  # fmt: skip
+
+    def lines(self, most: int = 20) -> list[str]:
+        """A table: what is there, then the findings by grade and name (``most`` of each), then the verdict."""
+        c = self.counts
+        lines = [f"{self.corpus} in {self.raw}"]
+        if c:
+            lines.append(f"  rows     {c['rows']}: {c['usable']} usable ({c['repaired']} of them repaired), "
+                         f"{c['refused']} refused; {c['subjects']} subjects")  # fmt: skip
+            lines.append(f"  folders  {c['folders']}: {c['named']} named by a row, {c['copies']} copies of these, "
+                         f"{c['left_over']} without a row, {c['other']} of other things")  # fmt: skip
+        for name in (*MUST_FAIL, *WARN):
+            lines += _section(name, self.named(name), most)
+        must = sum(f.grade == "must-fail" for f in self.findings)
+        lines.append(f"{must} must-fail, {len(self.findings) - must} warnings ({self.seconds:.1f} s)")
+        return lines
+
+
+def _section(name: str, found: Sequence[Finding], most: int) -> list[str]:
+    if not found:
+        return []
+    width = max(len(f.where) for f in found[:most])
+    lines = [f"{found[0].grade:9} {name}: {len(found)}"]
+    lines += [f"  {f.where:{width}}  {f.text}" for f in found[:most]]
+    return lines + ([f"  ... and {len(found) - most} more (--json lists all)"] if len(found) > most else [])
+
+
+def verify_corpus(
+    corpus: Corpus,
+    raw: Path,
+    deep: bool = False,
+    *,
+    sheet: Path | str | None = None,
+    corrections: bool = True,
+    max_gap: int = PrepareConfig.max_gap,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare the annotation of ``corpus`` with what lies in ``raw``; nothing is written.
+
+    deep: decode every image of every clip.  max_gap: as in ``prepare``, the most frames by which an
+    annotated frame may be replaced.  progress(done, total) is called after every clip.
+    Raises UsageError when RAW is no folder or ``sheet`` no file; all else is a finding.
+    """
+    started = time.monotonic()
+    try:
+        clips, folders = corpus.survey(raw, sheet=sheet, corrections=corrections)
+    except DataError as e:
+        return Verification(corpus.name, raw, (Finding("no annotation", corpus.name, str(e)),),
+                            seconds=time.monotonic() - started)  # fmt: skip
+    images = Images(deep)
+    findings: list[Finding] = []
+    usable = []
+    for done, clip in enumerate(clips, start=1):
+        found = [*_of_row(clip), *_of_frames(clip, images, max_gap)]
+        findings += found
+        if not clip.problem and all(f.grade == "warn" for f in found):
+            usable.append(clip)
+        if progress:
+            progress(done, len(clips))
+    places = _places(corpus, clips, folders)
+    findings += [Finding(LEFT_OVER, _below(p, folders), "no row of the annotation names it")
+                 for p in places["left_over"]]  # fmt: skip
+    findings += _of_counts(corpus, clips, usable)
+    counts = _counts(clips, usable, findings) | {name: len(found) for name, found in places.items()}
+    counts |= {"folders": len(folders.all), "images": images.opened}
+    return Verification(corpus.name, raw, tuple(findings), counts, time.monotonic() - started)
+
+
+# --- a row -----------------------------------------------------------------------------------------
+
+
+def _of_row(clip: Clip) -> Iterator[Finding]:
+    """What the annotation itself says about one clip: why it is refused, and how it was repaired."""
+    if clip.problem:
+        yield Finding(clip.problem_kind, clip.id, clip.problem)
+    for note in clip.notes:
+        if note.startswith(CORRECTION):
+            yield Finding(CORRECTED, clip.id, note.removeprefix(CORRECTION))
+        elif OUTSIDE in note:
+            yield Finding(ODD_ORDER, clip.id, f"{note}: the apex will be spotted")
+        elif note.startswith(NO_APEX):
+            if not any(n.startswith(CORRECTION) for n in clip.notes):
+                yield Finding(SPOTTED, clip.id, f"{note}: the apex will be spotted")
+        else:
+            yield Finding(REPAIRED, clip.id, note)
+
+
+# --- its frames ------------------------------------------------------------------------------------
+
+
+class Images:
+    """The images of clips, looked at no more often than needed. opened: how many files so far."""
+
+    def __init__(self, deep: bool) -> None:
+        self.deep = deep
+        self.opened = 0
+        self._folders: dict[Path, FrameFolder | str] = {}
+        self._damaged: dict[Path, dict[int, str]] = {}
+
+    def folder(self, path: Path) -> FrameFolder | str:
+        """The numbered images of ``path``, or why there are none; several clips may share a folder."""
+        if path not in self._folders:
+            try:
+                self._folders[path] = FrameFolder(path)
+            except DataError as e:
+                self._folders[path] = str(e)
+        return self._folders[path]
+
+    def damaged(self, folder: FrameFolder, needed: Iterable[int]) -> dict[int, str]:
+        """Frame -> what is wrong with it: of ``needed`` by a glance, of all frames when deep."""
+        if not self.deep:
+            checked = sorted(set(needed))
+            self.opened += len(checked)
+            return {n: why for n in checked if (why := glance(_file(folder, n)))}
+        if folder.folder not in self._damaged:
+            self.opened += len(folder.numbers)
+            with ThreadPoolExecutor(cores(), "verify") as pool:  # OpenCV decodes outside Python's lock
+                whys = pool.map(lambda n: _decoded(folder, n), folder.numbers)
+                self._damaged[folder.folder] = {n: w for n, w in zip(folder.numbers, whys, strict=True) if w}
+        return self._damaged[folder.folder]
+
+
+def _file(folder: FrameFolder, number: int) -> Path:
+    return folder.folder / str(folder.signature(number)[0])
+
+
+def _decoded(folder: FrameFolder, number: int) -> str:
+    try:
+        read_image(_file(folder, number))
+    except DataError as e:
+        return str(e)
+    return ""
+
+
+def glance(path: Path) -> str:
+    """Why the file at ``path`` is no whole image, or '', as far as its size and its two ends tell."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            data = f.read(ENDS)
+            if size > 2 * ENDS:
+                f.seek(-ENDS, os.SEEK_END)
+            rest = f.read()
+    except OSError as e:
+        return f"{path.name} cannot be read: {e.strerror}"
+    if data[:2] == b"BM":  # the header of a BMP says how long the file is
+        broken = "is a truncated BMP" if size < int.from_bytes(data[2:6], "little") else ""
+    else:
+        broken = damage(data + rest)
+    return f"{path.name} {broken}" if broken else ""
+
+
+def _of_frames(clip: Clip, images: Images, max_gap: int) -> Iterator[Finding]:
+    """Whether the frames that a clip needs are there and whole."""
+    if clip.frames is None or clip.problem or clip.onset is None or clip.offset is None:
+        return
+    folder = images.folder(clip.frames)
+    if isinstance(folder, str):
+        yield Finding(NO_FRAME, clip.id, folder)
+        return
+    annotated = {"onset": clip.onset, "apex": clip.apex, "offset": clip.offset}
+    found = {name: nearest(folder.numbers, n) for name, n in annotated.items() if n is not None}
+    yield from _absent(clip, annotated, found, folder, max_gap)
+    needed = {found["onset"], found.get("apex", found["offset"])}
+    damaged = images.damaged(folder, needed)
+    for number, why in damaged.items():
+        if number in needed:
+            yield Finding(NO_FRAME, clip.id, why)
+    rest = [n for n in damaged if n not in needed and clip.onset <= n <= clip.offset]
+    if rest:
+        yield Finding(DAMAGED, clip.id, f"{len(rest)} between onset and offset, such as {damaged[rest[0]]}")
+
+
+def _absent(
+    clip: Clip, annotated: dict[str, int | None], found: dict[str, int], folder: FrameFolder, max_gap: int
+) -> Iterator[Finding]:
+    """Annotated frames that have no file. An onset farther than ``max_gap`` from any refuses the clip."""
+    span = f"(files {folder.numbers[0]} to {folder.numbers[-1]})"
+    for name, number in found.items():
+        gap = abs(number - (annotated[name] or 0))
+        text = f"{name} {annotated[name]} has no file, nearest is {number} {span}"
+        if gap > max_gap and name == "onset":
+            yield Finding(NO_FRAME, clip.id, f"{text}, more than {max_gap} away")
+        elif gap > max_gap and name == "apex":
+            yield Finding(NEAREST, clip.id, f"{text}, more than {max_gap} away: the apex will be spotted")
+        elif gap:
+            yield Finding(NEAREST, clip.id, text)
+
+
+# --- the corpus as a whole -------------------------------------------------------------------------
+
+
+def _places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dict[str, list[Path]]:
+    """The folders with images: named by a row, copies of such (crops beside raw frames), left over, other."""
+    named = {c.frames for c in clips if c.frames}
+    subjects: dict[str, set[str]] = {}
+    for c in clips:
+        subjects.setdefault(loose(c.name), set()).add(loose(c.subject))
+    places: dict[str, list[Path]] = {"named": [], "copies": [], "left_over": [], "other": []}
+    for folder in folders.all:
+        *above, last = map(loose, folders.parts(folder))
+        if folder in named:
+            place = "named"
+        elif not corpus.is_clip_folder(folder, folders):
+            place = "other"
+        elif any(s in above or last.startswith(s) for s in subjects.get(last, ())):
+            place = "copies"
+        else:
+            place = "left_over"
+        places[place].append(folder)
+    return places
+
+
+def _below(folder: Path, folders: FrameFolders) -> str:
+    return str(folder.relative_to(folders.raw))
+
+
+def _counts(clips: Sequence[Clip], usable: Sequence[Clip], findings: Sequence[Finding]) -> dict[str, Any]:
+    repairs = {f.where for f in findings if f.name in WARN}
+    return {
+        "rows": len(clips),
+        "usable": len(usable),
+        "repaired": sum(c.id in repairs for c in usable),
+        "refused": len(clips) - len(usable),
+        "subjects": len({c.subject for c in clips}),
+        "emotions": dict(Counter(c.emotion for c in clips if not c.problem)),
+        "splits": dict(Counter(c.split for c in clips if c.split)),
+    }
+
+
+def _of_counts(corpus: Corpus, clips: Sequence[Clip], usable: Sequence[Clip]) -> Iterator[Finding]:
+    """Published counts that the annotation does not have, and members of composites that cannot be used."""
+    composites = of_corpus(corpus.name)
+    parts: dict[str, list[Count]] = {}
+    for count in corpus.published():
+        parts.setdefault(count.part, []).append(count)
+    for part, published in parts.items():
+        mine = _part(part, clips, {c.part for c in published})
+        if part in composites or mine is None:
+            continue
+        differ = [text for count in published if (text := _difference(count, mine))]
+        if differ:
+            where = f"{corpus.name} {part}".strip()
+            yield Finding(COUNTS, where, f"{', '.join(differ)} ({published[0].source})")
+    for name, listed in composites.items():
+        there = {key(_Id(corpus.name, c.subject, c.name)) for c in usable}
+        missing = [m for m in listed if key(m) not in there]
+        if missing:
+            names = ", ".join(f"{m.subject}/{m.clip}" for m in missing[:10])
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            text = f"{len(listed) - len(missing)} of its {len(listed)} clips can be used, not {names}{more}"
+            yield Finding(COUNTS, name, text)
+
+
+@dataclass(frozen=True)
+class _Id:
+    corpus: str
+    subject: str
+    clip: str
+
+
+def _part(part: str, clips: Sequence[Clip], parts: set[str]) -> list[Clip] | None:
+    """The clips of a part of counts.csv; None for an edition of the sheet that is not the one read."""
+    if not part:
+        return list(clips)
+    if part.isdigit():
+        return list(clips) if any(part in c.where for c in clips) else None
+    return [c for c in clips if c.split == part]
+
+
+def _difference(count: Count, clips: Sequence[Clip]) -> str:
+    if count.emotion:
+        mine = sum(c.emotion == count.emotion for c in clips)
+        return f"{count.emotion} {mine} (published {count.clips})" if mine != count.clips else ""
+    text = f"{len(clips)} clips (published {count.clips})" if len(clips) != count.clips else ""
+    subjects = len({c.subject for c in clips})
+    if count.subjects is not None and subjects != count.subjects:
+        text += f"{', ' if text else ''}{subjects} subjects (published {count.subjects})"
+    return text

@@ -1,0 +1,591 @@
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import textwrap
+from collections import Counter
+
+import openpyxl
+import pytest
+import tiny
+
+from mepipe import get_corpus, list_corpora
+from mepipe.datasets.aus import Unit, parse_aus
+from mepipe.datasets.base import CORPORA
+from mepipe.datasets.folders import FrameFolders, loose
+from mepipe.datasets.listing import known_corpora, listing
+from mepipe.datasets.manifests import corrections, published_counts
+from mepipe.errors import DataError, MepipeError, UsageError
+
+ALL = ["casme2", "samm", "smic-hs", "smic-vis", "smic-nir", "dfme", "casme3", "mmew", "4dme"]
+
+
+def clips(corpus: str, raw, **kw):
+    return get_corpus(corpus).clips(raw, **kw)
+
+
+def only(corpus: str, raw, **kw):
+    (clip,) = clips(corpus, raw, **kw)
+    return clip
+
+
+# --- SAMM ------------------------------------------------------------------------------------------
+
+ANGER = ("006", "006_1_2", 5562, 5588, 5632, "Anger")
+
+
+@pytest.mark.parametrize("preamble", [0, 13, 39])
+def test_samm_header_may_stand_in_any_of_the_first_forty_rows(tmp_path, preamble):
+    clip = only("samm", tiny.samm(tmp_path / "raw", [ANGER], preamble=preamble))
+    assert (clip.id, clip.onset, clip.apex, clip.offset, clip.fps) == ("006/006_1_2", 5562, 5588, 5632, 200)
+    assert (clip.emotion, clip.label3, clip.label7, clip.problem, clip.notes) == ("anger", "negative", "anger", "", ())
+
+
+def test_a_header_below_the_fortieth_row_is_not_looked_for(tmp_path):
+    with pytest.raises(DataError, match="no header row with the columns Subject, Filename, OnsetFrame"):
+        clips("samm", tiny.samm(tmp_path / "raw", [ANGER], preamble=40))
+
+
+@pytest.mark.parametrize("subject", ["006", 6, 6.0, "6"])
+def test_samm_subject_is_three_digits_whatever_excel_made_of_it(tmp_path, subject):
+    raw = tiny.samm(tmp_path / "raw", [(subject, *ANGER[1:])])
+    assert only("samm", raw).subject == "006"
+
+
+@pytest.mark.parametrize("digits", [1, 4, 5])
+def test_samm_frames_are_found_whatever_their_padding(tmp_path, digits):
+    clip = only("samm", tiny.samm(tmp_path / "raw", [("028", "028_3_1", 71, 88, 99, "Fear")], digits=digits))
+    assert clip.frames == tmp_path / "raw" / "SAMM" / "028" / "028_3_1"
+
+
+@pytest.mark.parametrize("word", ["Other", "Others", "other "])
+def test_other_is_read_in_singular_and_plural_and_is_no_class(tmp_path, word):
+    clip = only("samm", tiny.samm(tmp_path / "raw", [(*ANGER[:5], word)]))
+    assert (clip.emotion, clip.label3, clip.label7, clip.problem) == ("others", "", "", "")
+
+
+def test_samm_028_4_1_gets_its_digits_back(tmp_path):
+    raw = tiny.samm(tmp_path / "raw", [("028", "028_4_1", 1071, 1143, 1134, "Contempt")])
+    clip = only("samm", raw)
+    assert (clip.apex, clip.apex_source) == (1134, "corrected:1143->1134")
+    assert "correction: apex 1143 -> 1134" in clip.notes[0]
+    plain = only("samm", raw, corrections=False)
+    assert plain.apex is None
+    assert plain.notes == ("apex 1143 is outside (onset 1071, offset 1134]",)
+
+
+def test_samm_032_3_1_gets_its_typo_mended(tmp_path):
+    raw = tiny.samm(tmp_path / "raw", [("032", "032_3_1", 4896, 1930, 4970, "Anger")])
+    assert (only("samm", raw).apex, only("samm", raw).apex_source) == (4930, "corrected:1930->4930")
+
+
+def test_samm_032_3_2_is_odd_but_legal_and_left_alone(tmp_path):
+    clip = only("samm", tiny.samm(tmp_path / "raw", [("032", "032_3_2", 5126, 5127, 5207, "Anger")]))
+    assert (clip.apex, clip.notes, clip.problem) == (5127, (), "")
+
+
+def test_a_clip_of_another_subject_is_refused_not_taken(tmp_path):
+    raw = tiny.samm(tmp_path / "raw", [("007", "006_1_2", 5562, 5588, 5632, "Anger")])
+    assert "clip '006_1_2' does not belong to subject '007'" in only("samm", raw).problem
+
+
+# --- SMIC ------------------------------------------------------------------------------------------
+
+SHORT = ("s1_ne_01", 559740, 559775, "negative")
+
+
+@pytest.mark.parametrize("top", ["SMIC_all_raw", "SMIC_all_raw/SMIC_all_raw", "SMIC_all_cropped", "."])
+def test_smic_needs_no_sheet(tmp_path, top):
+    clip = only("smic-hs", tiny.smic(tmp_path / "raw", [SHORT], top=top))
+    assert (clip.id, clip.onset, clip.apex, clip.offset, clip.fps) == ("s1/s1_ne_01", 559740, None, 559775, 100)
+    assert (clip.label3, clip.problem, clip.notes) == ("negative", "", ())
+
+
+def test_smic_ids_are_unpadded_whatever_the_folders_are(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [("s01_ne_01", 10, 40, "negative"), ("S03_PO_8", 50, 80, "positive")])
+    assert [c.id for c in clips("smic-hs", raw)] == ["s1/s1_ne_01", "s3/s3_po_08"]
+
+
+def test_smic_clips_come_in_the_order_of_their_numbers(tmp_path):
+    names = ["s2_sur_01", "s11_ne_01", "s1_po_10", "s1_po_02"]
+    found = clips("smic-hs", tiny.smic(tmp_path / "raw", [(n, 10, 40, "x") for n in names]))
+    assert [c.name for c in found] == ["s1_po_02", "s1_po_10", "s2_sur_01", "s11_ne_01"]
+
+
+def test_smic_cameras_are_kept_apart(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [SHORT])
+    tiny.smic(raw, [("s11_sur_01", 1, 9, "surprise")], camera="VIS")
+    tiny.smic(raw, [("s11_sur_01", 5, 9, "surprise")], camera="NIR")
+    assert [c.name for c in clips("smic-hs", raw)] == ["s1_ne_01"]
+    for corpus, onset in (("smic-vis", 1), ("smic-nir", 5)):
+        clip = only(corpus, raw)
+        assert (clip.name, clip.onset, clip.fps, clip.label3) == ("s11_sur_01", onset, 25, "surprise")
+
+
+def test_smic_clips_without_an_expression_are_none(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [SHORT])
+    tiny.frames(raw / "SMIC_all_raw" / "HS" / "s1" / "non_micro" / "s1_ne_02", (1, 2))
+    tiny.frames(raw / "SMIC_all_raw" / "HS" / "s1" / "non_micro" / "s1_n1", (1, 2))
+    assert [c.name for c in clips("smic-hs", raw)] == ["s1_ne_01"]
+
+
+def test_the_empty_cropped_folder_of_s18_sur_03_does_not_hide_the_raw_one(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [("s18_sur_03", 1695782, 1695809, "surprise")])
+    (raw / "SMIC_all_cropped" / "HS" / "s18" / "micro" / "surprise" / "s18_sur_03").mkdir(parents=True)
+    clip = only("smic-hs", raw)
+    assert (clip.onset, clip.label3, clip.problem) == (1695782, "surprise", "")
+    shutil.rmtree(raw / "SMIC_all_raw")
+    assert "holds no numbered image" in only("smic-hs", raw).problem
+
+
+def test_s18_sur_03_is_surprise_whatever_smic_e_says(tmp_path):
+    raw = tiny.smic_e(tmp_path / "raw", [("s18_sur_03", "negative", [(1695782, 1695809)])])
+    clip = only("smic-hs", raw)
+    assert clip.label3 == "surprise"
+    assert "correction: emotion negative -> surprise" in clip.notes[0]
+    plain = only("smic-hs", raw, corrections=False)
+    assert plain.label3 == "negative"
+    assert plain.notes == ("the annotation says negative, the clip's name surprise",)
+
+
+@pytest.mark.parametrize(
+    ("clip", "old", "new"),
+    [("s3_ne_16", 409062, 409063), ("s3_po_08", 402223, 402225), ("s3_sur_01", 308889, 308890),
+     ("s3_sur_05", 402326, 402327)],
+)  # fmt: skip
+def test_smic_e_offsets_are_set_to_those_of_the_short_clips(tmp_path, clip, old, new):
+    emotion = {"ne": "negative", "po": "positive", "sur": "surprise"}[clip.split("_")[1]]
+    raw = tiny.smic_e(tmp_path / "e", [(clip, emotion, [(old - 20, old)])])
+    assert only("smic-hs", raw).offset == new
+    assert only("smic-hs", raw, corrections=False).offset == old
+    measured = only("smic-hs", tiny.smic(tmp_path / "short", [(clip, old - 20, old, emotion)], top="SMIC_all_cropped"))
+    assert (measured.offset, measured.notes) == (old, ()), "what is on disk is no annotation"
+
+
+def test_the_later_expressions_of_an_extended_clip_are_clips(tmp_path):
+    rows = [
+        ("s4_ne_04", "negative", [(100, 120), (200, 230), (300, 320)]),
+        ("s9_sur_01", "surprise", [(50, 60), (80, 99)]),
+    ]
+    found = clips("smic-hs", tiny.smic_e(tmp_path / "raw", rows))
+    assert [(c.name, c.onset, c.offset) for c in found] == [
+        ("s4_ne_04", 100, 120), ("s4_ne_05", 200, 230), ("s4_ne_06", 300, 320), ("s9_sur_01", 50, 60),
+        ("s9_sur_02", 80, 99),
+    ]  # fmt: skip
+    assert len({c.frames for c in found if c.subject == "s4"}) == 1
+    assert not any(c.problem for c in found)
+
+
+def test_the_broken_formulas_of_the_third_expression_make_no_clip(tmp_path):
+    raw = tiny.smic_e(tmp_path / "raw", [("s4_ne_04", "negative", [(100, 120), (200, 230)])])
+    edit(raw / "SMIC-HS-E_annotation.xlsx", {"H2": -3971.5, "I2": 12})
+    assert [c.name for c in clips("smic-hs", raw)] == ["s4_ne_04", "s4_ne_05"]
+
+
+def test_short_clips_win_over_the_sheet_and_all_are_there_that_it_lacks(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [SHORT, ("s1_ne_02", 563854, 563885, "negative")])
+    tiny.smic_e(raw, [("s1_ne_01", "negative", [(559741, 559770)]), ("s2_po_01", "positive", [(5, 30)])])
+    found = clips("smic-hs", raw)
+    assert [(c.name, c.onset) for c in found] == [("s1_ne_01", 559740), ("s1_ne_02", 563854), ("s2_po_01", 5)]
+
+
+def test_a_sheet_row_without_any_folder_is_named(tmp_path):
+    raw = tiny.smic_e(tmp_path / "raw", [("s1_ne_01", "negative", [(50, 60)]), ("s2_ne_01", "negative", [(50, 60)])])
+    shutil.rmtree(raw / "SMIC-E_raw image" / "HS_long" / "SMIC-HS-E" / "s02")
+    assert "no folder with frames for s2/s2_ne_01" in clips("smic-hs", raw)[1].problem
+
+
+def test_the_vis_camera_never_reads_the_hs_sheet(tmp_path):
+    raw = tiny.smic_e(tmp_path / "raw", [("s11_ne_01", "negative", [(50, 60)])])
+    with pytest.raises(DataError, match="no header row"):
+        clips("smic-vis", raw)
+
+
+def test_no_smic_at_all_says_what_was_expected(tmp_path):
+    tiny.frames(tmp_path / "holiday", (1, 2))
+    with pytest.raises(DataError, match="SMIC-HS: no annotation sheet"):
+        clips("smic-hs", tmp_path)
+
+
+# --- DFME ------------------------------------------------------------------------------------------
+
+PARTS = [
+    ("train", "sub0003", "sub0003_01", 1, 40, 109, "disgust", 500),
+    ("testA", "sub0007", "sub0007_02", 0, 20, 60, "surprise", 300),
+    ("testB", "sub0001", "sub0001_01", 3, 9, 20, "contempt", 200),
+]
+
+
+def test_dfme_reads_three_sheets_with_split_and_frame_rate(tmp_path):
+    found = clips("dfme", tiny.dfme(tmp_path / "raw", PARTS))
+    assert [(c.split, c.id, c.fps) for c in found] == [
+        ("train", "sub0003/sub0003_01", 500), ("testA", "sub0007/sub0007_02", 300), ("testB", "sub0001/sub0001_01", 200),
+    ]  # fmt: skip
+    assert [(c.label3, c.label7) for c in found] == [
+        ("negative", "disgust"), ("surprise", "surprise"), ("negative", "contempt"),
+    ]  # fmt: skip
+    assert not any(c.problem or c.notes for c in found)
+    assert found[0].frames == tmp_path / "raw" / "train_data" / "train_data" / "sub0003_01"
+
+
+def test_dfme_sheets_may_be_given_as_a_folder_or_one_by_one(tmp_path):
+    raw = tiny.dfme(tmp_path / "raw", PARTS)
+    shutil.move(raw / "full_release_annotation", tmp_path / "sheets")
+    assert len(clips("dfme", raw, sheet=tmp_path / "sheets")) == 3
+    one = tmp_path / "sheets" / "full_release_annotation" / "testA_full_with_AU.xlsx"
+    assert [c.split for c in clips("dfme", raw, sheet=one)] == ["testA"]
+    with pytest.raises(UsageError, match="no such file"):
+        clips("dfme", raw, sheet=tmp_path / "none")
+    with pytest.raises(DataError, match="no annotation sheet"):
+        clips("dfme", raw)
+
+
+def test_dfme_never_takes_frames_from_another_part(tmp_path):
+    raw = tiny.dfme(tmp_path / "raw", PARTS)
+    shutil.move(raw / "test_data_B" / "test_data_B" / "sub0001_01", raw / "train_data" / "train_data" / "sub0001_01")
+    assert "no folder" in clips("dfme", raw)[2].problem
+
+
+def test_dfme_emotion_and_its_number_must_agree(tmp_path):
+    raw = tiny.dfme(tmp_path / "raw", PARTS)
+    edit(raw / "full_release_annotation" / "full_release_annotation" / "training_full_with_AU.xlsx", {"G2": 4})
+    assert "Emotion 'disgust' and EmotionId 4 contradict" in clips("dfme", raw)[0].problem
+
+
+def test_dfme_without_a_frame_rate_is_usable_and_says_so(tmp_path):
+    raw = tiny.dfme(tmp_path / "raw", PARTS)
+    edit(raw / "full_release_annotation" / "full_release_annotation" / "training_full_with_AU.xlsx", {"H2": "fast"})
+    clip = clips("dfme", raw)[0]
+    assert (clip.fps, clip.problem, clip.notes) == (0, "", ("frame rate unknown: the cell holds 'fast'",))
+
+
+def test_dfme_counts_of_the_paper(tmp_path):
+    """1856/474/299 and Table II's classes, on clips made up to have them; every clip is split by its sheet."""
+    counts = {(c.part, c.emotion): c.clips for c in published_counts("dfme") if c.part and c.emotion}
+    assert [sum(n for (part, _), n in counts.items() if part == p) for p in ("train", "testA", "testB")] == [
+        1856,
+        474,
+        299,
+    ]
+    number = itertools.count(1)
+    rows = [(part, f"sub{(i := next(number)):04d}", f"sub{i:04d}_01", 0, 2, 4, emotion, 200)
+            for (part, emotion), n in counts.items() for _ in range(n // 20)]  # fmt: skip
+    found = clips("dfme", tiny.dfme(tmp_path / "raw", rows))
+    assert Counter((c.split, c.label7) for c in found) == {k: n // 20 for k, n in counts.items()}
+
+
+# --- CAS(ME)^3, MMEW, 4DME -------------------------------------------------------------------------
+
+
+def test_casme3_clips_of_one_video_have_names_of_their_own(tmp_path):
+    rows = [
+        ("spNO.1", "a", 112, 120, 130, "disgust"),
+        ("spNO.1", "a", 300, 310, 320, "Others"),
+        ("spNO.2", "a", 112, 115, 130, "sad"),
+    ]
+    found = clips("casme3", tiny.casme3(tmp_path / "raw", rows))
+    assert [c.id for c in found] == ["spNO.1/a_112", "spNO.1/a_300", "spNO.2/a_112"]
+    assert [c.emotion for c in found] == ["disgust", "others", "sadness"]
+    assert found[0].frames == found[1].frames == tmp_path / "raw" / "part_A" / "spNO.1" / "a" / "color"
+    assert not any(c.problem for c in found)
+
+
+@pytest.mark.parametrize(
+    ("row", "apex", "offset", "says"),
+    [
+        (("spNO.9", "b", 112, 83, 190, "fear"), None, 190, "apex 83 is outside"),
+        (("spNO.9", "b", 112, 112, 190, "fear"), None, 190, "apex 112 is outside"),
+        (("spNO.9", "b", 112, 140, 0, "fear"), 140, 140, "offset 0: the end is not coded"),
+    ],
+)
+def test_casme3_odd_rows_are_repaired_and_say_so(tmp_path, row, apex, offset, says):
+    clip = only("casme3", tiny.casme3(tmp_path / "raw", [row]))
+    assert (clip.apex, clip.offset, clip.problem) == (apex, offset, "")
+    assert says in clip.notes[0]
+
+
+def test_casme3_onset_after_its_offset_is_refused_by_its_row(tmp_path):
+    clip = only("casme3", tiny.casme3(tmp_path / "raw", [("spNO.9", "b", 3647, 2668, 2700, "fear")]))
+    assert (clip.problem_kind, clip.id) == ("odd order", "spNO.9/b_3647")
+
+
+def test_an_old_xls_file_is_told_from_a_damaged_one(tmp_path):
+    raw = tiny.casme3(tmp_path / "raw", [("spNO.9", "b", 1, 2, 3, "fear")])
+    (raw / "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
+    with pytest.raises(DataError, match=r"old \.xls file; open it and save it as \.xlsx"):
+        clips("casme3", raw)
+
+
+@pytest.mark.parametrize("by_subject", [False, True])
+@pytest.mark.parametrize("subject", [3, "S03", "03"])
+def test_mmew_lies_by_emotion_or_by_subject(tmp_path, by_subject, subject):
+    raw = tiny.mmew(tmp_path / "raw", [(subject, "S03-01-002", 1, 20, 40, "happiness")], by_subject=by_subject)
+    tiny.frames(raw / "MMEW_Final" / "Macro_Expression" / "happiness" / "S03-01-002", (1, 2), "{}.jpg")
+    clip = only("mmew", raw)
+    assert (clip.id, clip.fps, clip.label3, clip.problem) == ("S03/S03-01-002", 90, "positive", "")
+    assert "Micro_Expression" in str(clip.frames)
+
+
+@pytest.mark.parametrize(
+    ("cell", "emotion", "label3"),
+    [("Positive", "positive", "positive"), ("Negative + Repression", "negative+repression", "negative"),
+     ("positive, surprise", "positive+surprise", ""), ("Others", "others", "")],
+)  # fmt: skip
+def test_4dme_several_emotions_have_a_label_where_they_agree(tmp_path, cell, emotion, label3):
+    clip = only("4dme", tiny.fourdme(tmp_path / "raw", [("S13", "001_01_1", 5, 9, 20, cell)]))
+    assert (clip.id, clip.emotion, clip.label3, clip.label7) == ("S13/001_01_1", emotion, label3, "")
+
+
+def test_4dme_unknown_emotions_are_refused(tmp_path):
+    clip = only("4dme", tiny.fourdme(tmp_path / "raw", [("S13", "001_01_1", 5, 9, 20, "Positive+bored")]))
+    assert clip.problem_kind == "unknown emotion"
+
+
+# --- what all share --------------------------------------------------------------------------------
+
+
+def test_all_corpora_are_known_with_what_is_published_of_them():
+    assert list_corpora()[: len(ALL)] == ALL
+    known = {c["corpus"]: c for c in known_corpora()}
+    published = {"casme2": (255, 26), "samm": (159, 29), "smic-hs": (164, 16), "smic-vis": (71, 8), "smic-nir": (71, 8),
+                 "dfme": (2629, 259), "casme3": (860, 94), "mmew": (300, 30), "4dme": (267, None)}  # fmt: skip
+    assert {c: (known[c]["clips"], known[c]["subjects"]) for c in ALL} == published
+    assert all(known[c]["layout"] and known[c]["licence"] and known[c]["counts_from"] for c in ALL)
+    assert "442 clips of 68 subjects: 250 negative, 109 positive, 83 surprise" in listing()
+
+
+@pytest.mark.parametrize("corpus", ALL)
+def test_published_class_counts_add_up_to_the_total(corpus):
+    counts = published_counts(corpus)
+    for part in {c.part for c in counts if c.emotion}:
+        total = next((c.clips for c in counts if c.part == part and not c.emotion), None)
+        total = total or next(c.clips for c in counts if not c.part and not c.emotion)
+        assert sum(c.clips for c in counts if c.part == part and c.emotion) == total
+
+
+@pytest.mark.parametrize("corpus", ALL)
+def test_every_emotion_of_the_counts_and_corrections_has_a_label(corpus):
+    known = set(get_corpus(corpus).labels())
+    labels = {"negative", "positive", "surprise"}
+    assert {c.emotion for c in published_counts(corpus) if c.emotion} <= known | labels
+    for fixes in corrections(corpus).values():
+        for fix in fixes:
+            assert fix["field"] in ("onset", "apex", "offset", "emotion")
+            assert fix["reason"]
+            assert fix["source"]
+            assert fix["new"] == "spot" or fix["new"].isdigit() or fix["new"] in known
+
+
+def test_stray_files_and_folders_do_not_matter(tmp_path):
+    raw = tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    folder = raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    for place in (folder, folder.parent, raw):
+        (place / "Desktop - Shortcut.lnk").write_bytes(b"x")
+        (place / ".DS_Store").write_bytes(b"x")
+        (place / "Thumbs.db").write_bytes(b"x")
+        tiny.frames(place / "__MACOSX" / "sub01" / "EP02_01f", (46,), "._img{}.jpg")
+    clip = only("casme2", raw)
+    assert (clip.frames, clip.problem, clip.notes) == (folder, "", ())
+
+
+def test_letter_case_of_folders_does_not_matter(tmp_path):
+    raw = tiny.samm(tmp_path / "raw", [ANGER])
+    (raw / "SAMM").rename(raw / "samm")
+    assert only("samm", raw).frames == raw / "samm" / "006" / "006_1_2"
+    other = tiny.casme2(tmp_path / "other", [("01", "EP02_01F", 46, 59, 86, "happiness")])
+    edit(other / "CASME2-coding-20140508.xlsx", {"B2": "ep02_01f"})
+    assert only("casme2", other).frames == other / "CASME2_RAW_selected" / "sub01" / "EP02_01F"
+
+
+@pytest.mark.parametrize("folder", ["sub1/EP02_01f", "01/EP02_01f", "1/EP2_1f", "SUB01/EP02_1F"])
+def test_zero_padding_of_folders_does_not_matter(tmp_path, folder):
+    raw = tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    shutil.move(raw / "CASME2_RAW_selected", tmp_path / "away")
+    tiny.frames(raw / folder, (46, 59, 86))
+    assert only("casme2", raw).frames == raw / folder
+
+
+def test_padding_decides_where_two_names_differ_only_in_it(tmp_path):
+    for name in ("EP01_1", "EP01_01"):
+        tiny.frames(tmp_path / "sub01" / name, (1,))
+    folders = FrameFolders(tmp_path)
+    assert folders.find("sub01", "EP01_1") == tmp_path / "sub01" / "EP01_1"
+    assert folders.find("sub01", "EP01_01") == tmp_path / "sub01" / "EP01_01"
+    assert folders.find("sub01", "EP1_001") is None, "either could be meant"
+
+
+def test_zeros_inside_and_at_the_end_of_a_number_are_kept():
+    assert [loose(n) for n in ("s01_ne_10", "EP100_001", "0", "img000")] == ["s1_ne_10", "ep100_1", "0", "img0"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPG", "jpeg", "png", "bmp"])
+def test_frames_may_be_of_any_common_format(tmp_path, suffix):
+    raw = tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    shutil.rmtree(raw / "CASME2_RAW_selected")
+    tiny.frames(raw / "sub01" / "EP02_01f", (46, 59, 86), "reg_img{}." + suffix.lower())
+    for file in (raw / "sub01" / "EP02_01f").iterdir():
+        file.rename(file.with_suffix(f".{suffix}"))
+    assert not only("casme2", raw).problem
+
+
+@pytest.mark.parametrize("cell", ["/", "\\", "", None, "-", "NaN"])
+def test_a_blank_apex_is_spotted_however_it_is_written(tmp_path, cell):
+    raw = tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    edit(raw / "CASME2-coding-20140508.xlsx", {"E2": cell})
+    clip = only("casme2", raw)
+    assert (clip.apex, clip.problem) == (None, "")
+    assert clip.notes
+
+
+def test_the_lost_columns_of_a_sheet_are_named(tmp_path):
+    raw = tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    edit(raw / "CASME2-coding-20140508.xlsx", {"E1": "the top"})
+    with pytest.raises(DataError, match=r"\(the nearest lacks ApexFrame\)"):
+        clips("casme2", raw)
+
+
+def test_ids_of_all_corpora_together_never_collide(tmp_path):
+    row = (5, 9, 20, "happiness")
+    tiny.casme2(tmp_path / "casme2", [("06", "006_1_2", *row)])
+    tiny.samm(tmp_path / "samm", [("006", "006_1_2", *row)])
+    tiny.mmew(tmp_path / "mmew", [(6, "S06-01-001", *row)])
+    tiny.smic(tmp_path / "smic-hs", [("s6_po_01", 5, 9, "positive")])
+    tiny.smic(tmp_path / "smic-vis", [("s6_po_01", 5, 9, "positive")], camera="VIS")
+    found = [
+        c for corpus in ("casme2", "samm", "mmew", "smic-hs", "smic-vis") for c in clips(corpus, tmp_path / corpus)
+    ]
+    assert len({(c.corpus, c.subject, c.name) for c in found}) == 5
+    assert not any(c.problem for c in found)
+
+
+# --- the real tables -------------------------------------------------------------------------------
+
+
+def test_the_real_samm_table_gives_the_published_classes(tmp_path, real_data):
+    real = tiny.rows_of(real_data / "slstt_samm_coding.csv")
+    rows = [(r["Subject"], r["Filename"], int(r["OnsetFrame"]), int(r["ApexFrame"]), int(r["OffsetFrame"]), r["Emotion"])
+            for r in real]  # fmt: skip
+    found = clips("samm", tiny.samm(tmp_path / "raw", rows))
+    assert not any(c.problem for c in found)
+    published = {c.emotion: c.clips for c in published_counts("samm") if c.emotion and not c.part}
+    assert Counter(c.emotion for c in found) == published
+    assert len({c.subject for c in found}) == 29
+
+
+def test_the_real_smic_table_gives_all_164_clips(tmp_path, real_data):
+    real = tiny.rows_of(real_data / "slstt_smic_coding.csv")
+    raw = tiny.smic(
+        tmp_path / "raw", [(r["Filename"], int(r["OnsetFrame"]), int(r["OffsetFrame"]), r["Emotion"]) for r in real]
+    )
+    found = clips("smic-hs", raw)
+    assert {(c.name, c.onset, c.offset, c.label3) for c in found} == {
+        (r["Filename"], int(r["OnsetFrame"]), int(r["OffsetFrame"]), r["Emotion"]) for r in real
+    }
+    assert len(found) == 164
+    assert len({c.subject for c in found}) == 16
+
+
+# --- action units ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "rest"),
+    [
+        ("4", ["4"], ()),
+        ("4+7+L10", ["4", "7", "L10"], ()),
+        ("R6+R12", ["R6", "R12"], ()),
+        ("12C", ["12C"], ()),
+        ("10A/B", ["10A/B"], ()),
+        ("L12 or L14", [], ("L12 or L14",)),
+        ("(R6 or R12)+R15", ["R15"], ("(R6 or R12)",)),
+        ("ref(7B)+43", ["43"], ("ref(7B)",)),
+        ("R14+17+soft focus", ["R14", "17"], ("soft focus",)),
+        ("T23+A7B", [], ("T23", "A7B")),
+        ("12+15 ", ["12", "15"], ()),
+        ("AU12+AU7(k)", ["12"], ("AU7(k)",)),
+        ("AD31+M57+l10b", ["31", "57", "L10B"], ()),
+        ("?", [], ("?",)),
+        ("", [], ()),
+        ("/", [], ()),
+    ],
+)
+def test_action_units_are_read_and_the_rest_is_kept_to_the_letter(text, units, rest):
+    read = parse_aus(text)
+    assert ([str(u) for u in read.units], read.rest) == (units, rest)
+
+
+def test_a_unit_tells_side_number_and_intensity():
+    assert parse_aus("L12B").units == (Unit("L", 12, "B"),)
+
+
+def test_a_clip_gives_its_units_and_keeps_its_cell(tmp_path):
+    raw = tiny.samm(tmp_path / "raw", [ANGER])
+    edit(raw / "SAMM_Micro_FACS_Codes_v2.xlsx", {"I15": "(R6 or R12)+R15"})
+    clip = only("samm", raw)
+    assert clip.aus == "(R6 or R12)+R15"
+    assert clip.action_units.units == (Unit("R", 15),)
+
+
+# --- corpora of other packages ---------------------------------------------------------------------
+
+PLUGIN = """
+from mepipe.datasets.base import CORPORA, Corpus, from_row
+from mepipe.datasets.sheet import read_sheet
+
+
+@CORPORA.register("mine")
+class Mine(Corpus):
+    name, title, fps = "mine", "My corpus", 120.0
+    licence, layout, sheet_names = "ask me", "clips/p1/c1/0001.png + mine.csv", ("mine.csv",)
+
+    def read(self, raw, folders, sheet):
+        for row in read_sheet(self.find_sheet(folders, sheet), ("subject", "clip", "onset", "offset", "emotion")):
+            subject, name = row.text("subject"), row.text("clip")
+            yield from_row(row, corpus="mine", subject=subject, name=name, fps=120.0, frames=folders.find(subject, name))
+
+    def labels(self):
+        return {"joy": {"label3": "positive", "label7": "happiness"}}
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Install a package with one entry point; its corpus is gone again after the test."""
+    monkeypatch.setattr(CORPORA, "_things", dict(CORPORA._things))
+    place = tmp_path / "site"
+
+    def install(code: str) -> None:
+        info = place / "my_corpora-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-corpora\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[mepipe.corpora]\nmine = my_corpora_of_a_test\n")
+        (place / "my_corpora_of_a_test.py").write_text(textwrap.dedent(code))
+        monkeypatch.syspath_prepend(place)
+        monkeypatch.delitem(sys.modules, "my_corpora_of_a_test", raising=False)
+
+    return install
+
+
+def test_a_package_adds_a_corpus_through_its_entry_point(plugin, tmp_path):
+    plugin(PLUGIN)
+    assert list_corpora()[-1] == "mine"
+    raw = tmp_path / "raw"
+    tiny.frames(raw / "clips" / "p1" / "c1", (1, 5, 9), "{:04d}.png")
+    (raw / "mine.csv").write_text("Subject,Filename,Onset,Apex,Offset,Emotion\np1,c1,1,5,9,Joy\n")
+    clip = only("mine", raw)
+    assert (clip.id, clip.apex, clip.label3, clip.label7, clip.problem) == ("p1/c1", 5, "positive", "happiness", "")
+    assert "My corpus: counts not stated, 120 fps" in listing()
+
+
+def test_a_plugin_that_does_not_load_is_named(plugin):
+    plugin("raise RuntimeError('no licence file')")
+    with pytest.raises(MepipeError, match=r"plug-in mine \(my_corpora_of_a_test\) cannot be loaded: no licence file"):
+        list_corpora()
+
+
+def edit(path, cells: dict[str, object]) -> None:
+    book = openpyxl.load_workbook(path)
+    for place, value in cells.items():
+        book.worksheets[0][place] = value
+    book.save(path)
