@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mepipe demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callabl
     meta, kind = f.metadata, str(f.type).removesuffix(" | None")
     settings: dict[str, Any] = {"help": meta["help"], "default": f.default, "show_default": f.default not in (None, ())}
     if kind == "bool":
-        flag += f"/--no-{flag[2:]}" if f.default else ""
+        flag += f"/--no-{flag[2:]}" if f.default is not False else ""
         return click.option(flag, f.name, is_flag=True, **settings)
     if kind.startswith("tuple"):
         return click.option(flag, f.name, multiple=True, metavar=meta["metavar"], **settings)
@@ -207,14 +207,20 @@ def train(ws: Workspace, **options: Any) -> None:
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True)
+@click.option("--against", metavar="RUN", help="Compare with this run over the same clips: McNemar, paired bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.pass_obj
-def evaluate(ws: Workspace, runs: tuple[str, ...], as_json: bool) -> None:
+def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, as_json: bool) -> None:
     """Pool and score RUNS: run names, run folders, or predictions.csv files."""
-    from mepipe_model.evaluate import evaluate_runs, lines
+    from mepipe_model.evaluate import compare_runs, comparison_lines, evaluate_runs, lines
 
     scores = evaluate_runs(ws, runs)
-    click.echo(json.dumps(scores, indent=2) if as_json else "\n".join(lines(scores)))
+    text = lines(scores)
+    if against is not None:
+        comparison = compare_runs(ws, runs, against)
+        scores["against"] = {"run": against, **comparison.as_dict()}
+        text += comparison_lines(comparison, against)
+    click.echo(json.dumps(scores, indent=2) if as_json else "\n".join(text))
 
 
 @cli.command()
@@ -279,7 +285,7 @@ def demo(out: Path, seed: int) -> None:
 
 @cli.group()
 def shards() -> None:
-    """List, verify or export flow shards."""
+    """List, verify, export or import flow shards."""
 
 
 @shards.command("ls")
@@ -306,14 +312,31 @@ def shards_verify(ws: Workspace) -> None:
 
 
 @shards.command("export")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.argument("corpora", nargs=-1)
+@click.option(
+    "--format", type=click.Choice(["npz", "flo", "png"]), default="npz", show_default=True,
+    help="One .npz; or a folder of Middlebury .flo files (u, v in px), or of colour pictures (8 bits, to look at).",
+)  # fmt: skip
 @click.pass_obj
-def shards_export(ws: Workspace, file: Path, corpora: tuple[str, ...]) -> None:
-    """Write all samples, or those of CORPORA, into one FILE.npz."""
-    from mepipe.shardtools import export_npz
+def shards_export(ws: Workspace, file: Path, corpora: tuple[str, ...], format: str) -> None:
+    """Write all samples, or those of CORPORA, into FILE, a folder with --format flo and png."""
+    from mepipe.shardtools import export
 
-    click.echo(f"{export_npz(ws.flow, file, corpora)} samples -> {file}")
+    click.echo(f"{export(ws.flow, file, corpora, format)} samples -> {file}")
+
+
+@shards.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--channels", default="u,v,strain", show_default=True, help="What FILE's three channels are, in order.")
+@click.option("--force", is_flag=True, help="Replace shards of the same corpora.")
+@click.pass_obj
+def shards_import(ws: Workspace, file: Path, channels: str, force: bool) -> None:
+    """Take over normalised flow that others published: FILE.npz with corpus, subject, clip, label3 and one array."""
+    from mepipe.shards.importing import import_npz
+
+    imported = import_npz(ws.flow, file, tuple(c.strip() for c in channels.split(",")), force)
+    click.echo("\n".join(imported.lines()))
 
 
 def main(args: list[str] | None = None) -> None:

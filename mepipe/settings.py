@@ -89,29 +89,35 @@ class PrepareConfig(Checked):
 
 @dataclass(frozen=True)
 class FlowConfig(Checked):
-    """Settings of ``flow_corpora``. The TV-L1 names and defaults are OpenCV's DualTVL1."""
+    """Settings of ``flow_corpora``. The TV-L1 names are those of OpenCV's DualTVL1; the preset holds their defaults."""
 
     gpu: bool = option(False, "compute on CUDA; an error where it is absent")
     engine: str = option("auto", "auto, or one of the engines (opencv, torch, ...)", metavar="NAME")
-    # ranges of the TV-L1 parameters are checked by flow.params, for the command line and scripts alike
-    pad: int = option(16, "replicate this many border pixels first; 0: plain OpenCV")
-    tau: float = option(0.25, "dual time step")
-    lambda_: float = option(0.15, "data weight")
-    theta: float = option(0.3, "coupling")
-    nscales: int = option(5, "pyramid levels")
-    warps: int = option(5, "warps per level")
-    epsilon: float = option(0.01, "stop when the RMS change falls below this")
-    inner: int = option(30, "iterations per outer loop")
-    outer: int = option(10, "outer loops per warp")
-    scale_step: float = option(0.8, "ratio of pyramid levels")
-    median: int = option(5, "median filter size: 0 or 1 off, 3 or 5")
-    gamma: float = option(0.0, "weight of the illumination term")
-    fixed: bool = option(False, "a fixed number of iterations: warps x inner per level")
+    preset: str = option(
+        "default", "TV-L1 values for what is not given: OpenCV's, or chosen for noisy motion of half a pixel and less",
+        choices=("default", "micro"),
+    )  # fmt: skip
+    # None is the preset's value.  Ranges are checked by flow.params, for the command line and scripts alike
+    pad: int | None = option(None, "replicate this many border pixels first, 0: plain OpenCV; default: 16")
+    smooth: float | None = option(None, "Gaussian prefilter of both crops, sigma in px; default: 0, off")
+    tau: float | None = option(None, "dual time step; default: 0.25")
+    lambda_: float | None = option(None, "data weight; default: 0.15")
+    theta: float | None = option(None, "coupling; default: 0.3")
+    nscales: int | None = option(None, "pyramid levels; default: 5")
+    warps: int | None = option(None, "warps per level; default: 5")
+    epsilon: float | None = option(None, "stop when the RMS change falls below this; default: 0.01")
+    inner: int | None = option(None, "iterations per outer loop; default: 30")
+    outer: int | None = option(None, "outer loops per warp; default: 10")
+    scale_step: float | None = option(None, "ratio of pyramid levels; default: 0.8")
+    median: int | None = option(None, "median filter size, 0 or 1 off, 3 or 5; default: 5")
+    gamma: float | None = option(None, "weight of the illumination term; default: 0")
+    fixed: bool | None = option(None, "a fixed number of iterations: warps x inner per level; default: no")
     dtype: str = option("float32", "how flow is stored", choices=("float32", "float16"))
     compression: str = option("none", "HDF5 filter", choices=("none", "gzip"))
     shard_size: int = option(64, "samples per HDF5 file; a killed run loses at most one", low=1, high=512)
     jobs: int | None = option(None, "threads of the CPU engines; default: all cores", low=1)
     batch: int | None = option(None, "pairs per call; default: the engine's choice", low=1)
+    preview: int = option(0, "draw so many clips of each corpus: crops, flow, arrows, magnitude", low=0, metavar="N")
     force: bool = option(False, "recompute what is up to date")
 
 
@@ -126,16 +132,32 @@ class TrainConfig(Checked):
     head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
     epochs: int | None = option(None, "epochs per fold; default: the model's recipe (paper: 70, holdout 200)", low=1)
     batch_size: int | None = option(None, "clips per step; default: the model's recipe (paper: 128)", low=1)
-    lr: float | None = option(None, "peak learning rate of AdamW; default: the recipe (paper: 5e-4)", low=0.0)
-    weight_decay: float = option(0.05, "of matrices and convolutions only", low=0.0)
+    optimizer: str | None = option(
+        None, "adamw or adam; default: the recipe (paper: adamw)", choices=("adamw", "adam")
+    )  # fmt: skip
+    lr: float | None = option(None, "peak learning rate; default: the recipe (paper: 5e-4)", low=0.0)
+    weight_decay: float | None = option(
+        None, "of matrices and convolutions only; default: the recipe (paper: 0.05)", low=0.0
+    )
+    schedule: str | None = option(
+        None, "learning rate after the warm-up: cosine or constant; default: the recipe (paper: cosine)",
+        choices=("cosine", "constant"),
+    )  # fmt: skip
     warmup: int | None = option(None, "epochs of linear warm-up; default: the recipe (paper: 5)", low=0)
     cooldown: int | None = option(None, "last epochs at the lowest rate; default: the recipe (paper: 10)", low=0)
     min_lr: float = option(5e-6, "lowest learning rate", low=0.0)
-    clip_norm: float = option(5.0, "gradient norm limit; 0: off", low=0.0)
-    scale: str = option(
-        "standard", "flow scaling: mean and std of the training fold, or none", choices=("standard", "none")
+    clip_norm: float | None = option(None, "gradient norm limit, 0: off; default: the recipe (5)", low=0.0)
+    scale: str | None = option(
+        None, "flow scaling: mean and std of the training fold, or none; default: standard, none for models that "
+        "prepare their own input", choices=("standard", "none"),
     )  # fmt: skip
-    flip: float = option(0.5, "probability of a horizontal flip (u changes sign)", low=0.0, high=1.0)
+    flip: float | None = option(
+        None, "probability of a horizontal flip (u changes sign); default: the recipe (paper: 0.5)", low=0.0, high=1.0
+    )
+    order: str | None = option(
+        None, "clips of an epoch: shuffled, or as listed; default: the recipe (paper: shuffled)",
+        choices=("shuffled", "listed"),
+    )  # fmt: skip
     select: str = option(
         "fixed", "which epoch is judged: the last, one chosen on inner subjects, or (leaky) on the test subject",
         choices=("fixed", "inner", "oracle"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import DataError, MepipeError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.shards import list_shards, open_shards, verify_shards
 from mepipe.workspace import atomic_file
 
@@ -19,6 +19,7 @@ def describe(folder: Path) -> list[dict[str, Any]]:
         try:
             shard = open_shards([path])
             row |= {"samples": len(shard), "engine": shard.engine, "parameters": shard.parameters}
+            row |= {"channels": shard.content.channels, "normalised": shard.content.normalised}
             shard.close()
         except MepipeError as e:
             row["error"] = str(e)
@@ -31,9 +32,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         return "no shards"
     lines = []
     for r in rows:
-        what = r.get("error") or f"{r['samples']:4} samples, {r['engine']}, pad {r['parameters'].get('pad')}"
+        what = r.get("error") or f"{r['samples']:4} samples, {r['engine']}, {_values(r)}"
         lines.append(f"{r['file']:24} {r['megabytes']:8.1f} MB  {what}")
     return "\n".join(lines)
+
+
+def _values(row: dict[str, Any]) -> str:
+    if row["normalised"]:
+        return f"{', '.join(row['channels'])}, normalised"
+    return f"pad {row['parameters'].get('pad')}"
 
 
 def verify_folder(folder: Path) -> list[str]:
@@ -54,3 +61,17 @@ def export_npz(folder: Path, file: Path, corpora: Sequence[str]) -> int:
     with atomic_file(file) as temp, temp.open("wb") as f:
         np.savez(f, flow=shards.read_all(), **columns)
     return len(shards)
+
+
+def export(folder: Path, target: Path, corpora: Sequence[str] = (), format: str = "npz") -> int:
+    """Write all samples, or those of ``corpora``: one .npz, or a folder of .flo files or colour pictures.
+
+    Returns their number.  Raises UsageError when ``target`` is a folder where a file is meant, or the reverse.
+    """
+    from mepipe.shards.exporting import export_flo, export_pictures
+
+    one_file = format == "npz"
+    if target.exists() and target.is_dir() == one_file:
+        kind, wanted = ("a folder", "a file") if one_file else ("a file", "a folder")
+        raise UsageError(f"{target} is {kind}, and --format {format} writes {wanted}", do="choose another name")
+    return {"npz": export_npz, "flo": export_flo, "png": export_pictures}[format](folder, target, corpora)

@@ -5,7 +5,7 @@ Flow stays in pixels until it meets the model; scaling uses the training clips o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ CLASSES: dict[int, tuple[str, ...]] = {
     7: ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"),  # DFME's EmotionId
 }
 LABEL_FIELD = {3: "label3", 7: "label7"}
+PREPARED_AT_ONCE = 32  # 20 MB of flow
 MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in RAM, larger is read per batch
 
 
@@ -48,6 +49,7 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
         self.classes = CLASSES[classes]
         self.transform = transform
         self.shards: Shards = open_shards(source, corpora)
+        self.content = self.shards.content
         labels = [getattr(s, LABEL_FIELD[classes]) for s in self.shards.samples]
         self.missing: list[str] = []
         if composite is not None:
@@ -108,11 +110,43 @@ class FlowStore:
             out[i] = torch.from_numpy(self.data.flow(i))
         return out
 
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """(len(indices), 3, H, W) float32 in px on the store's device."""
+    def batch(self, indices: Sequence[int], mirrored: Tensor | None = None) -> Tensor:
+        """(len(indices), 3, H, W) float32 on the store's device, in px, or as the shards are normalised.
+
+        mirrored: (len(indices),) bool, the samples to mirror left to right.
+        """
         if self._all is not None:
-            return self._all[torch.as_tensor(indices, device=self.device)]
-        return torch.from_numpy(np.stack([self.data.flow(i) for i in indices])).to(self.device)
+            x = self._all[torch.as_tensor(indices, device=self.device)]
+        else:
+            x = torch.from_numpy(np.stack([self.data.flow(i) for i in indices])).to(self.device)
+        return x if mirrored is None else flip(x, mirrored.to(self.device), self.data.content.mirror)
+
+
+class PreparedStore:
+    """What a model's own preparation makes of every flow and of its mirror image: once for all epochs and folds."""
+
+    def __init__(self, store: FlowStore, prepare: Callable[[Tensor], Tensor]) -> None:
+        self._store, self._prepare = store, prepare
+        self._plain = self._prepared(mirror=False)
+        self._mirrored: Tensor | None = None
+
+    def batch(self, indices: Sequence[int], mirrored: Tensor | None = None) -> Tensor:
+        """The prepared samples ``indices``, as FlowStore.batch gives them unprepared."""
+        at = torch.as_tensor(indices, device=self._store.device)
+        if mirrored is None or not mirrored.any():
+            return self._plain[at]
+        if self._mirrored is None:
+            self._mirrored = self._prepared(mirror=True)
+        which = mirrored.to(self._store.device).view(-1, *[1] * (self._plain.ndim - 1))
+        return torch.where(which, self._mirrored[at], self._plain[at])
+
+    @torch.no_grad()
+    def _prepared(self, mirror: bool) -> Tensor:
+        parts = []
+        for part in batches(range(len(self._store.data)), PREPARED_AT_ONCE):
+            which = torch.ones(len(part), dtype=torch.bool) if mirror else None
+            parts.append(self._prepare(self._store.batch(part, which)))
+        return torch.cat(parts)
 
 
 def free_memory(device: torch.device) -> float:
@@ -159,9 +193,14 @@ def fitted_scale(sample_moments: np.ndarray, train: Sequence[int]) -> Scale:
     return Scale(tuple(first.tolist()), tuple(std.tolist()))
 
 
-def flip(x: Tensor, which: Tensor) -> Tensor:
-    """Mirror the samples ``which`` (B,) bool of x (B, 3, H, W) in px left to right; u changes its sign."""
+def flip(x: Tensor, which: Tensor, mirror: float = 0.0) -> Tensor:
+    """Mirror the samples ``which`` (B,) bool of x (B, 3, H, W) left to right; u becomes mirror - u.
+
+    mirror: 0 for flow in px, where u changes its sign; lowest + highest value of flow that was min-max scaled.
+    """
     mirrored = x.flip(-1) * torch.tensor([-1.0, 1.0, 1.0], device=x.device).view(1, -1, 1, 1)
+    if mirror:
+        mirrored[:, 0] += mirror
     return torch.where(which.view(-1, 1, 1, 1), mirrored, x)
 
 

@@ -11,6 +11,7 @@ from mepipe.errors import DataError
 from mepipe.workspace import Workspace, write_json
 from mepipe_model.metrics import Scores
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, find_run, read_predictions, write_predictions
+from mepipe_model.statistics import FIGURES, Comparison, compare, intervals
 
 LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
 SELECTION = {
@@ -23,6 +24,7 @@ SELECTION = {
 def score(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
     """UF1, UAR, ACC, per class, confusion matrix, and the same per corpus, of pooled predictions.
 
+    ``interval`` holds 95 % intervals over subjects, [low, high] by figure, or None where there are few subjects.
     ``warnings`` lists what a reader must know, such as a class absent from one corpus.
     """
     if not rows:
@@ -42,6 +44,8 @@ def _scored(rows: Sequence[Prediction], classes: Sequence[str], where: str) -> t
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = Scores.of([r.true for r in rows], [r.pred for r in rows], classes).as_dict()
+    spans = intervals(rows, classes)
+    scores["interval"] = spans and {name: list(span) for name, span in spans.items()}
     return scores, [f"{where}{w.message}" for w in caught]
 
 
@@ -84,6 +88,9 @@ def _table(metrics: dict[str, Any], selection: str) -> list[str]:
 
     parts = metrics["per_corpus"] if len(metrics["per_corpus"]) > 1 else {}
     lines = [f"  {figures(metrics)}   selection: {selection}"]
+    if metrics["interval"]:
+        spans = (f"{mark}{name} {low:.2f} to {high:.2f}" for name, (low, high) in metrics["interval"].items())
+        lines.append(f"  {mark}95 % intervals over subjects: {', '.join(spans)}")
     return lines + [f"    {name:10} {figures(m)}  ({m['clips']} clips)" for name, m in parts.items()]
 
 
@@ -92,6 +99,38 @@ def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
 
     Raises DataError when a clip is predicted twice or the class lists differ.
     """
+    return score(*pooled(ws, sources))
+
+
+def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Comparison:
+    """The pooled ``sources`` against one other run, folder or file, over the same clips.
+
+    Raises DataError as ``evaluate_runs``, and when clips, truth or classes differ.
+    """
+    rows, classes = pooled(ws, sources)
+    others, names = pooled(ws, [against])
+    if names != classes:
+        raise DataError(f"{against} has the classes {', '.join(names)}, the others {', '.join(classes)}")
+    return compare(rows, others, classes)
+
+
+def comparison_lines(c: Comparison, against: str) -> list[str]:
+    """A comparison as text."""
+    lines = [f"against {against}, over the same {c.clips} clips of {c.subjects} subjects"]
+    for name in FIGURES:
+        d = c.differences[name]
+        sure = ""
+        if d.interval is not None:
+            sure = f"  95 % interval {d.interval[0]:+.4f} to {d.interval[1]:+.4f}, p {d.p:.3f} (paired, over subjects)"
+        lines.append(f"  {name} {d.first:.4f} - {d.second:.4f} = {d.difference:+.4f}{sure}")
+    m = c.mcnemar
+    lines.append(f"  right where the other is wrong: {m.only_first} clips; wrong where it is right: {m.only_second}; "
+                 f"McNemar p {m.p:.3f} (takes clips as independent)")  # fmt: skip
+    return lines
+
+
+def pooled(ws: Workspace, sources: Sequence[str]) -> tuple[list[Prediction], tuple[str, ...]]:
+    """The predictions of all ``sources`` and their classes. Raises DataError as ``evaluate_runs``."""
     rows: list[Prediction] = []
     classes: tuple[str, ...] = ()
     for source in sources:
@@ -107,7 +146,7 @@ def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
             do = "pool parts of one run, or evaluate one at a time"
             raise DataError(f"{r.corpus} {r.subject}/{r.clip} is predicted twice", do=do)
         seen.add(key)
-    return score(rows, classes)
+    return rows, classes
 
 
 def _read(ws: Workspace, source: str) -> tuple[list[Prediction], tuple[str, ...]]:

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
-from mepipe_model.data import FlowDataset, FlowStore, Scale, batches, fitted_scale, flip, moments
+from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
 from mepipe_model.metrics import confusion_matrix
 from mepipe_model.models import create_model
+from mepipe_model.models.base import FlowModel, PreparingModel
 from mepipe_model.protocols import Fold, inner_split, make_folds
-from mepipe_model.recipes import learning_rate, model_options
+from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
@@ -44,10 +46,19 @@ class Bench:
         self.store = FlowStore(self.data, self.device)
         folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
         self.folds = {f.id: f for f in folds}
+        self._prepared: PreparedStore | None = None
 
     @cached_property
     def moments(self) -> np.ndarray:
         return moments(self.store, len(self.data))
+
+    def inputs(self, model: FlowModel) -> FlowStore | PreparedStore:
+        """Where ``model``'s batches come from; all folds of a run prepare alike, so the first one's serves all."""
+        if not isinstance(model, PreparingModel):
+            return self.store
+        if self._prepared is None:
+            self._prepared = PreparedStore(self.store, model.prepare)
+        return self._prepared
 
     @property
     def mixed(self) -> bool:
@@ -102,9 +113,11 @@ class _Training:
         standard = self.config.scale == "standard"
         self.scale = fitted_scale(bench.moments, self.train) if standard else Scale.none()
         torch.manual_seed(seed_of(seed, fold.id, "weights"))
-        options = model_options(self.config)
+        options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
         self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(self.config.weight_decay), betas=(0.9, 0.999))
+        self.inputs = bench.inputs(self.model)
+        self.network = self.model.network if isinstance(self.model, PreparingModel) else self.model
+        self.optimizer = make_optimizer(self.model, self.config)
         self.best = _Best()
         self.log: list[dict[str, float | int | str]] = []
         self.started = time.monotonic()
@@ -128,9 +141,11 @@ class _Training:
         """One pass over the training clips. Returns their mean loss and the accuracy while training."""
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, self.fold.id, f"epoch {epoch}"))
         torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}"))
-        order = [self.train[i] for i in torch.randperm(len(self.train), generator=generator).tolist()]
+        shuffled = torch.randperm(len(self.train), generator=generator).tolist()
+        order = self.train if self.config.order == "listed" else [self.train[i] for i in shuffled]
         assert self.config.batch_size is not None
         assert self.config.epochs is not None
+        assert self.config.flip is not None
         pieces = list(batches(order, self.config.batch_size))
         total, right = 0.0, 0
         self.model.train()
@@ -138,7 +153,7 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, step, len(pieces))
             which = torch.rand(len(indices), generator=generator) < self.config.flip
-            x = self.scale(flip(self.bench.store.batch(indices), which.to(self.bench.device)))
+            x = self.scale(self.inputs.batch(indices, which))
             target = torch.tensor([self.bench.data.targets[i] for i in indices], device=self.bench.device)
             out = self._forward(x)
             loss = self.model.head.loss(out, target, epoch / self.config.epochs)
@@ -153,9 +168,9 @@ class _Training:
 
     def _forward(self, x: Tensor) -> Tensor:
         if not self.bench.mixed:
-            return self.model(x)
+            return self.network(x)
         with torch.autocast(self.bench.device.type, torch.bfloat16):
-            return self.model(x).float()
+            return self.network(x).float()
 
     def _rate(self, epoch: int, step: int, steps: int | None = None) -> float:
         assert self.config.batch_size is not None
@@ -168,7 +183,7 @@ class _Training:
         self.model.eval()
         assert self.config.batch_size is not None
         pieces = [indices[i : i + self.config.batch_size] for i in range(0, len(indices), self.config.batch_size)]
-        return torch.cat([self._forward(self.scale(self.bench.store.batch(p))).cpu() for p in pieces])
+        return torch.cat([self._forward(self.scale(self.inputs.batch(p))).cpu() for p in pieces])
 
     def _look(self, epoch: int) -> dict[str, float]:
         """What the selection rule looks at after an epoch. ``fixed`` looks at nothing."""
@@ -247,6 +262,14 @@ class _Training:
         self.best = _Best(*state["best"])
         self.log = state["log"]
         return int(state["next_epoch"])
+
+
+def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, or Adam as older recipes have it; the rate is set at every step."""
+    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    assert config.optimizer is not None, "the settings must be resolved"
+    assert config.weight_decay is not None
+    return kinds[config.optimizer](model.parameter_groups(config.weight_decay), betas=(0.9, 0.999))
 
 
 def save_weights(folder: Path, model: Any, scale: Scale, classes: Sequence[str]) -> None:

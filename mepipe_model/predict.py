@@ -63,9 +63,11 @@ def predict_clip(
 
     onset, apex, offset: frame numbers; by default the first frame, spotted, the last frame.  The
     probabilities are the mean over the folds' models, or those of ``fold`` alone.
-    Raises UsageError or DataError: no such run or weights, no face, damaged frames.
+    Raises UsageError or DataError: no such run or weights, weights for normalised arrays, no face, damaged frames.
     """
     the_run = find_run(ws, run)
+    if the_run.config["data"].get("flow", {}).get("normalised"):
+        raise DataError(f"{the_run.name} was trained on imported, normalised arrays; a clip's flow is in px")
     folds = usable_folds(the_run, fold)
     config = PrepareConfig(landmarks=landmarks)
     frames = open_frames(path)

@@ -6,11 +6,14 @@ is too small for it, has its own entry here.
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
+from mepipe.shards import Content
 
 START_LR = 1e-6  # of the warm-up; the paper is silent, timm's default
 
@@ -22,15 +25,40 @@ class Recipe:
     epochs: int = 70  # "70 epochs per subject" (3DB)
     holdout_epochs: int = 200  # DFME
     batch_size: int = 128
+    optimizer: str = "adamw"
     lr: float = 5e-4
+    weight_decay: float = 0.05
+    schedule: str = "cosine"
     warmup: int = 5
     cooldown: int = 10
+    clip_norm: float = 5.0  # the paper is silent; MambaVision's
+    flip: float = 0.5
+    order: str = "shuffled"
 
 
 PAPER = Recipe()
+# What the public PyTorch code of STSTNet and HTNet does: 800 epochs of plain Adam over clips in their listed order,
+# without augmentation, and (STSTNet) the last epoch.
+MEGC2019 = Recipe(
+    epochs=800,
+    holdout_epochs=800,
+    batch_size=256,
+    optimizer="adam",
+    lr=5e-5,
+    weight_decay=0.0,
+    schedule="constant",
+    warmup=0,
+    cooldown=0,
+    clip_norm=0.0,
+    flip=0.0,
+    order="listed",
+)
 RECIPES: dict[str, Recipe] = {
     # The made-up corpus gives folds of some 43 clips: 128 a step would be one step an epoch. UF1 there, seed 0:
     # 0.78 after 20 epochs, 0.92 after 40.
+    "ststnet": MEGC2019,
+    "htnet": MEGC2019,
+    "off_apexnet": MEGC2019,  # its own settings are not known to us
     "merba_tiny": Recipe(epochs=40, holdout_epochs=60, batch_size=8, lr=2e-3, warmup=4, cooldown=4),
 }
 
@@ -42,22 +70,29 @@ def resolved(config: TrainConfig) -> TrainConfig:
     of it trains on the cosine.
     """
     recipe = RECIPES.get(config.model, PAPER)
+    given = {f.name: getattr(config, f.name) for f in fields(recipe) if hasattr(config, f.name)}
+    filled = {name: getattr(recipe, name) if value is None else value for name, value in given.items()}
     epochs = config.epochs or (recipe.holdout_epochs if config.protocol == "holdout" else recipe.epochs)
-    warmup = recipe.warmup if config.warmup is None else config.warmup
-    cooldown = recipe.cooldown if config.cooldown is None else config.cooldown
-    factor = min(1.0, epochs / max(2 * (warmup + cooldown), 1))
-    return replace(
-        config,
-        epochs=epochs,
-        batch_size=config.batch_size or recipe.batch_size,
-        lr=recipe.lr if config.lr is None else config.lr,
-        warmup=int(warmup * factor),
-        cooldown=int(cooldown * factor),
-    )
+    factor = min(1.0, epochs / max(2 * (filled["warmup"] + filled["cooldown"]), 1))
+    filled |= {"epochs": epochs, **{name: int(filled[name] * factor) for name in ("warmup", "cooldown")}}
+    return replace(config, **filled, scale=scaling(config))
+
+
+def scaling(config: TrainConfig) -> str:
+    """``--scale``, or what the model takes. Raises UsageError for scaled flow into a model that needs it in px."""
+    from mepipe_model.models import model_info
+
+    raw = model_info(config.model).takes == "px"
+    if raw and config.scale == "standard":
+        do = "leave --scale out"
+        raise UsageError(f"--scale standard: {config.model} prepares its own input from flow in px", do=do)
+    return config.scale or ("none" if raw else "standard")
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """The rate of one step: linear warm-up from 1e-6, cosine to ``min_lr``, then ``min_lr`` in the cooldown.
+
+    The constant schedule stays at ``lr`` after the warm-up.
 
     With T steps before the cooldown and w of warm-up: t < w: lr0 + t (lr - lr0)/w;
     w <= t < T: lo + (lr - lo)(1 + cos(pi t/T))/2; t >= T: lo.
@@ -71,17 +106,22 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     low = min(config.min_lr, config.lr)
     if step < warm:
         return START_LR + step * (config.lr - START_LR) / warm
+    if config.schedule == "constant":
+        return config.lr
     if step >= end:
         return low
     return low + (config.lr - low) * (1 + math.cos(math.pi * step / end)) / 2
 
 
+def input_options(model: str, content: Content) -> dict[str, Any]:
+    """Options that tell a model which prepares its own input what the shards hold."""
+    from mepipe_model.models import model_info
+
+    return {"third": content.channels[2]} if model_info(model).takes == "px" else {}
+
+
 def model_options(config: TrainConfig) -> dict[str, Any]:
     """``--set key=value`` pairs as model options, and ``--head``; values are read as JSON where they are JSON."""
-    import json
-
-    from mepipe.errors import UsageError
-
     options: dict[str, Any] = {} if config.head is None else {"head": config.head}
     for pair in config.options:
         key, sign, value = pair.partition("=")

@@ -19,7 +19,7 @@ from typing import Any
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.settings import TrainConfig, cores
-from mepipe.shards import Sample, list_shards, shard_hash
+from mepipe.shards import Sample, Shards, list_shards, shard_hash
 from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
 from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.protocols import Fold, chosen, make_folds
@@ -58,7 +58,7 @@ class Plan:
     folds: list[Fold]
     device: str
     fingerprint: str
-    flow_parameters: dict[str, Any]
+    flow: dict[str, Any]
 
     @property
     def data_name(self) -> str:
@@ -127,8 +127,15 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
         folds=folds,
         device=device,
         fingerprint=fingerprint,
-        flow_parameters=data.shards.parameters,
+        flow=flow_facts(data.shards),
     )
+
+
+def flow_facts(shards: Shards) -> dict[str, Any]:
+    """What config.json keeps of the shards: how they were made and what their channels hold."""
+    content = shards.content
+    facts = {"parameters": shards.parameters, "channels": list(content.channels), "normalised": content.normalised}
+    return facts if content.span is None else {**facts, "span": list(content.span)}
 
 
 def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
@@ -201,7 +208,7 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
             "clips": len(plan.samples),
             "left_out_without_label": plan.unlabelled,
             "folds": [f.id for f in plan.folds],
-            "flow": {"parameters": plan.flow_parameters},
+            "flow": plan.flow,
             "shards": {p.name: shard_hash(p) for p in list_shards(ws.flow, list(plan.corpora))},
         },
         "device": {"type": plan.device, "name": torch.cuda.get_device_name() if plan.device == "cuda" else "CPU"},
@@ -318,6 +325,7 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
         f"run {run.name} in {run.folder}",
         f"{data_line(plan)}; {wanted - left} of {wanted} folds are done",
         *composite_lines(plan),
+        *content_lines(plan),
         f"{plan.config.model}: {params:,} parameters on {plan.device}; selective scan: {backend} ({why})",
     ]
     if plan.device == "cpu" and params > HEAVY and left:
@@ -337,6 +345,13 @@ def data_line(plan: Plan) -> str:
     out = f", {plan.unlabelled} {reason} left out" if plan.unlabelled else ""
     of = f" of {len(plan.samples) + len(plan.missing)}" if plan.missing else ""
     return f"{plan.data_name}: {len(plan.samples)}{of} clips ({per_class}{out}), {len(plan.folds)} folds"
+
+
+def content_lines(plan: Plan) -> list[str]:
+    """A line when the data are not flow in px."""
+    if not plan.flow["normalised"]:
+        return []
+    return [f"  imported arrays: {', '.join(plan.flow['channels'])}, normalised before they came here"]
 
 
 def composite_lines(plan: Plan) -> list[str]:

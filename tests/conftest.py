@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch or OpenCV is loaded: two test processes on two cores, each with two threads, are many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REAL = Path(os.environ.get("MEPIPE_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "real"))
 
 

@@ -198,6 +198,7 @@ def test_a_sheet_row_without_any_folder_is_named(tmp_path):
 
 def test_the_vis_camera_never_reads_the_hs_sheet(tmp_path):
     raw = tiny.smic_e(tmp_path / "raw", [("s11_ne_01", "negative", [(50, 60)])])
+    tiny.frames(raw / "SMIC-E_raw image" / "VIS_long" / "SMIC-VIS-E" / "s11" / "s11_ne_01", (1, 9))
     with pytest.raises(DataError, match="no header row"):
         clips("smic-vis", raw)
 
@@ -220,7 +221,9 @@ PARTS = [
 def test_dfme_reads_three_sheets_with_split_and_frame_rate(tmp_path):
     found = clips("dfme", tiny.dfme(tmp_path / "raw", PARTS))
     assert [(c.split, c.id, c.fps) for c in found] == [
-        ("train", "sub0003/sub0003_01", 500), ("testA", "sub0007/sub0007_02", 300), ("testB", "sub0001/sub0001_01", 200),
+        ("train", "sub0003/sub0003_01", 500),
+        ("testA", "sub0007/sub0007_02", 300),
+        ("testB", "sub0001/sub0001_01", 200),
     ]  # fmt: skip
     assert [(c.label3, c.label7) for c in found] == [
         ("negative", "disgust"), ("surprise", "surprise"), ("negative", "contempt"),
@@ -247,6 +250,12 @@ def test_dfme_never_takes_frames_from_another_part(tmp_path):
     assert "no folder" in clips("dfme", raw)[2].problem
 
 
+def test_dfme_without_the_rows_of_one_part_is_read_and_without_any_refused(tmp_path):
+    assert [c.split for c in clips("dfme", tiny.dfme(tmp_path / "raw", PARTS[:1]))] == ["train"]
+    with pytest.raises(DataError, match=r"no row in training_full_with_AU.xlsx, testA_full.*download"):
+        clips("dfme", tiny.dfme(tmp_path / "none", []))
+
+
 def test_dfme_emotion_and_its_number_must_agree(tmp_path):
     raw = tiny.dfme(tmp_path / "raw", PARTS)
     edit(raw / "full_release_annotation" / "full_release_annotation" / "training_full_with_AU.xlsx", {"G2": 4})
@@ -261,18 +270,16 @@ def test_dfme_without_a_frame_rate_is_usable_and_says_so(tmp_path):
 
 
 def test_dfme_counts_of_the_paper(tmp_path):
-    """1856/474/299 and Table II's classes, on clips made up to have them; every clip is split by its sheet."""
+    """1856/474/299 and the classes of MERba's Table II, on as many made-up clips: none is lost or doubled."""
     counts = {(c.part, c.emotion): c.clips for c in published_counts("dfme") if c.part and c.emotion}
-    assert [sum(n for (part, _), n in counts.items() if part == p) for p in ("train", "testA", "testB")] == [
-        1856,
-        474,
-        299,
-    ]
+    sizes = {p: sum(n for (part, _), n in counts.items() if part == p) for p in ("train", "testA", "testB")}
+    assert sizes == {"train": 1856, "testA": 474, "testB": 299}
     number = itertools.count(1)
     rows = [(part, f"sub{(i := next(number)):04d}", f"sub{i:04d}_01", 0, 2, 4, emotion, 200)
-            for (part, emotion), n in counts.items() for _ in range(n // 20)]  # fmt: skip
-    found = clips("dfme", tiny.dfme(tmp_path / "raw", rows))
-    assert Counter((c.split, c.label7) for c in found) == {k: n // 20 for k, n in counts.items()}
+            for (part, emotion), n in counts.items() for _ in range(n)]  # fmt: skip
+    found = clips("dfme", tiny.dfme(tmp_path / "raw", rows, whole=False))
+    assert Counter((c.split, c.label7) for c in found) == counts
+    assert not any(c.problem for c in found)
 
 
 # --- CAS(ME)^3, MMEW, 4DME -------------------------------------------------------------------------
@@ -464,8 +471,8 @@ def test_ids_of_all_corpora_together_never_collide(tmp_path):
 
 def test_the_real_samm_table_gives_the_published_classes(tmp_path, real_data):
     real = tiny.rows_of(real_data / "slstt_samm_coding.csv")
-    rows = [(r["Subject"], r["Filename"], int(r["OnsetFrame"]), int(r["ApexFrame"]), int(r["OffsetFrame"]), r["Emotion"])
-            for r in real]  # fmt: skip
+    numbers = ("OnsetFrame", "ApexFrame", "OffsetFrame")
+    rows = [(r["Subject"], r["Filename"], *(int(r[n]) for n in numbers), r["Emotion"]) for r in real]
     found = clips("samm", tiny.samm(tmp_path / "raw", rows))
     assert not any(c.problem for c in found)
     published = {c.emotion: c.clips for c in published_counts("samm") if c.emotion and not c.part}
@@ -542,7 +549,8 @@ class Mine(Corpus):
     def read(self, raw, folders, sheet):
         for row in read_sheet(self.find_sheet(folders, sheet), ("subject", "clip", "onset", "offset", "emotion")):
             subject, name = row.text("subject"), row.text("clip")
-            yield from_row(row, corpus="mine", subject=subject, name=name, fps=120.0, frames=folders.find(subject, name))
+            frames = folders.find(subject, name)
+            yield from_row(row, corpus="mine", subject=subject, name=name, fps=120.0, frames=frames)
 
     def labels(self):
         return {"joy": {"label3": "positive", "label7": "happiness"}}

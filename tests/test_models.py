@@ -63,10 +63,11 @@ def test_logits_loss_and_gradients_are_finite_and_reach_every_parameter(name):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_model_can_learn_eight_samples_by_heart(name):
     torch.manual_seed(0)
-    model = create_model(name)
+    small = model_info(name).params < 1e4  # too small to learn eight random fields in 25 steps, or with dropout
+    model = create_model(name, **({"drop_rate": 0.0} if small else {}))
     x, target = batch()
-    optimiser = torch.optim.AdamW(model.parameter_groups(0.05), lr=2e-3)
-    for _ in range(25):
+    optimiser = torch.optim.AdamW(model.parameter_groups(0.05), lr=1e-2 if small else 2e-3)
+    for _ in range(100 if small else 25):
         optimiser.zero_grad()
         loss = model.head.loss(model(x), target, 0.0)
         loss.backward()
@@ -78,8 +79,10 @@ def test_a_model_can_learn_eight_samples_by_heart(name):
 @pytest.mark.parametrize("name", QUICK)
 def test_one_seed_gives_the_same_weights_and_the_same_training(name):
     def run():
+        drops = {"drop_rate": 0.1, "drop_path": 0.2}
+        known = create_model(name).config
         torch.manual_seed(3)
-        model = create_model(name, drop_rate=0.1, drop_path=0.2)
+        model = create_model(name, **{k: v for k, v in drops.items() if k in known})
         x, target = batch(n=4)
         loss = model.head.loss(model(x), target, 0.0)
         loss.backward()

@@ -36,13 +36,14 @@ from mepipe.report.examples import choose
 from mepipe.report.flowpictures import arrow_field, magnification, nice, px
 from mepipe.report.plots import mean_curve
 from mepipe.report.reading import read_run
-from mepipe.report.tables import constant_answer, duration, intervals, subject_rows
+from mepipe.report.tables import constant_answer, duration, subject_rows
 from mepipe.settings import TrainConfig
 from mepipe.shards import Sample, write_shard
 from mepipe.workspace import Workspace, write_json, write_text
 from mepipe_model.evaluate import LEAKY, score
 from mepipe_model.metrics import Scores
 from mepipe_model.runs import Prediction, write_predictions
+from mepipe_model.statistics import intervals
 
 CLASSES = ("negative", "positive", "surprise")
 SHAPE = (224, 224)

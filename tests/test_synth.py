@@ -15,16 +15,23 @@ import cv2
 import numpy as np
 import openpyxl
 import pytest
+import tiny
 
 pytest.importorskip("skimage", reason="the extra 'synth' is not installed")
 
+from mepipe.datasets import get_corpus
+from mepipe.datasets.composite import members, select
 from mepipe.errors import UsageError
+from mepipe.shards import Sample
 from mepipe.synth import WRITERS, make_corpus, photo, synthetic_clip
 from mepipe.synth.identity import MARGIN
+from mepipe.synth.make import with_defects
 from mepipe.synth.motion import EXPRESSIONS, UNITS
+from mepipe.synth.render import SyntheticClip
 from mepipe.synth.seeds import stream
+from mepipe.verify import verify_corpus
 
-CORPORA = ("casme2", "samm", "smic-hs", "dfme")
+CORPORA = ("casme2", "samm", "smic-hs", "smic-vis", "smic-nir", "dfme", "casme3", "mmew", "4dme")
 
 
 @pytest.fixture(scope="module")
@@ -193,20 +200,124 @@ def enumerated_emotions() -> set[tuple[str, int]]:
     return {(word, place) for place, word in enumerate(words)}
 
 
+def lay_out(plans, out: Path) -> Path:
+    """What ``make_corpus`` lays out for ``plans``, with images of a few bytes: where things lie, without drawing."""
+    writer = WRITERS.get(plans[0].corpus)
+    for plan in plans:
+        (out / plan.folder).mkdir(parents=True)
+        for number in sorted(set(range(plan.first, plan.last + 1)) - plan.absent):
+            name = writer.frame_name(plan, number)
+            (out / plan.folder / name).write_bytes(tiny.image(Path(name).suffix))
+    writer.write_annotations(out, [SyntheticClip(p, writer.camera) for p in plans if p.in_sheet])
+    return out
+
+
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_the_reader_of_the_real_corpus_finds_every_made_up_clip(corpus, tmp_path):
-    datasets = pytest.importorskip("mepipe.datasets")
-    if corpus not in datasets.list_corpora():
-        pytest.skip(f"mepipe reads no {corpus}")
-    make_corpus(corpus, tmp_path, subjects=1, clips=2)
-    clips = {(c.subject, c.name): c for c in datasets.get_corpus(corpus).clips(tmp_path)}
-    assert len(clips) == 2
-    for true in truth_of(tmp_path):
-        clip = clips[true["subject"], true["clip"]]
+    writer = WRITERS.get(corpus)
+    plans = [writer.plan(5, i, j) for i in range(4) for j in range(7)]
+    extras = [e for i in range(4) for e in writer.extras(5, i)]
+    clips = {(c.subject, c.name): c for c in get_corpus(corpus).clips(lay_out([*plans, *extras], tmp_path))}
+    assert len(clips) == len(plans)
+    for plan in plans:
+        clip = clips[plan.subject, plan.name]
         assert not clip.problem
-        assert clip.frames is not None
-        assert (clip.onset, clip.offset, clip.label3) == (int(true["onset"]), int(true["offset"]), true["label3"])
-        assert clip.apex == (None if corpus == "smic-hs" else int(true["apex"]))
+        assert not clip.notes
+        assert clip.frames == tmp_path / plan.folder
+        assert (clip.onset, clip.offset, clip.fps, clip.label3) == (plan.onset, plan.offset, plan.fps, plan.label3)
+        assert clip.apex == (None if corpus.startswith("smic") else plan.apex)
+
+
+# --- planted defects, and corpora like the real ones -----------------------------------------------
+
+
+def found_in(corpus: str, raw: Path) -> list[tuple[str, str]]:
+    """(finding, subject/clip) of all that verify finds, without the counts, which only whole corpora have."""
+    counts = "counts that differ from the published ones"
+    found = [f for f in verify_corpus(get_corpus(corpus), raw).findings if f.name != counts]
+    return sorted((f.name, "/".join(f.where.split("/")[-2:])) for f in found)
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_every_planted_defect_is_found_and_nothing_else(corpus, tmp_path):
+    writer = WRITERS.get(corpus)
+    planted = list(writer.defects(0))
+    plans = with_defects([writer.plan(0, 0, 0), writer.plan(0, 1, 1)], planted)
+    assert found_in(corpus, lay_out(plans, tmp_path)) == sorted(
+        (d.finding, "/".join(d.plan.folder.parts[-2:]) if not d.plan.in_sheet else f"{d.plan.subject}/{d.plan.name}")
+        for d in planted
+    )
+
+
+def test_a_drawn_corpus_has_its_defects_and_a_list_of_them(tmp_path):
+    made = make_corpus("smic-vis", tmp_path, subjects=1, clips=1, defects=True)
+    with (tmp_path / "defects.csv").open(newline="") as f:
+        planted = [(d["finding"], f"{d['subject']}/{d['clip']}") for d in csv.DictReader(f)]
+    assert len(planted) == made.defects == 1
+    assert found_in("smic-vis", tmp_path) == planted
+    assert {p.name for p in tmp_path.rglob("*.lnk")} == {"Desktop - Shortcut.lnk"}, "stray files"
+    assert make_corpus("smic-vis", tmp_path, subjects=1, clips=1, defects=True).written == 0
+
+
+def test_the_defects_of_casme2_are_the_published_ones(tmp_path):
+    plans = {f"{d.plan.subject}/{d.plan.name}": d.plan for d in WRITERS.get("casme2").defects(0)}
+    assert plans["sub04/EP12_01f"].cell("apex") == "/"
+    assert plans["sub05/EP09_05f"].cell("apex") == plans["sub05/EP09_05f"].onset == 69
+    assert (plans["sub16/EP01_08"].cell("offset"), plans["sub16/EP01_08"].last) == (110, 96)
+    assert not plans["sub24/EP02_07"].in_sheet
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_planted_defects_leave_the_truth_true(corpus):
+    for plan in (d.plan for d in WRITERS.get(corpus).defects(0)):
+        assert plan.first <= plan.onset < plan.apex < plan.offset <= plan.last
+
+
+def test_a_corpus_with_defects_is_another_corpus(casme2):
+    with pytest.raises(UsageError, match="defects None"):
+        make_corpus("casme2", casme2, subjects=2, clips=4, seed=3, defects=True)
+
+
+def test_corpora_like_the_real_ones_have_all_their_clips():
+    """The plans alone: drawing 578 clips belongs to a command, not to a test."""
+    plans = [p for c in ("casme2", "samm", "smic-hs") for p in WRITERS.get(c).like_real(0)]
+    assert Counter(p.corpus for p in plans) == {"casme2": 255, "samm": 159, "smic-hs": 164}
+    people = Counter(c for c, _ in {(p.corpus, p.subject) for p in plans})
+    assert people == {"casme2": 26, "samm": 29, "smic-hs": 16}
+    assert len({(p.corpus, p.folder) for p in plans}) == len(plans)
+    assert {p.last - p.first + 1 for p in plans} == {5}
+    assert all(p.onset < p.apex <= p.offset for p in plans)
+    chosen = select("3db", [Sample(p.corpus, p.subject, p.name, label3=p.label3) for p in plans])
+    assert chosen.missing == ()
+    assert [plans[i].label3 for i in chosen.indices] == [m.label3 for m in members("3db")]
+
+
+@pytest.mark.parametrize(("corpus", "part"), [("casme2", "20140508"), ("samm", ""), ("smic-hs", "")])
+def test_corpora_like_the_real_ones_have_the_published_classes(corpus, part):
+    published = {c.emotion: c.clips for c in get_corpus(corpus).published() if c.part == part and c.emotion}
+    words = Counter(p.emotion.lower().replace("other", "others") if corpus == "samm" else p.emotion
+                    for p in WRITERS.get(corpus).like_real(0))  # fmt: skip
+    assert words == published
+
+
+def test_corpora_like_the_real_ones_verify_without_a_finding_and_give_all_442(tmp_path):
+    clips = []
+    for corpus in ("casme2", "samm", "smic-hs"):
+        raw = lay_out(WRITERS.get(corpus).like_real(0), tmp_path / corpus)
+        assert verify_corpus(get_corpus(corpus), raw).findings == ()
+        clips += get_corpus(corpus).clips(raw)
+    chosen = select("3db", [Sample(c.corpus, c.subject, c.name) for c in clips])
+    assert chosen.lines() == ["3db: all 442 clips"]
+    assert [clips[i].label3 for i in chosen.indices] == list(chosen.labels)
+    assert len({(clips[i].corpus, clips[i].subject) for i in chosen.indices}) == 68
+
+
+def test_like_real_is_for_corpora_whose_clip_names_are_published(tmp_path):
+    with pytest.raises(UsageError, match="clip names of dfme are not published; valid: casme2, samm, smic-hs"):
+        make_corpus("dfme", tmp_path / "new", like_real=True)
+    with pytest.raises(UsageError, match="leave out subjects and clips"):
+        make_corpus("casme2", tmp_path / "new", like_real=True, clips=3)
+    assert not (tmp_path / "new").exists()
 
 
 # --- running it ------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ def smic_e(raw: Path, rows: list[Sequence]) -> Path:
     return raw
 
 
-def dfme(raw: Path, rows: list[Sequence]) -> Path:
-    """rows: (split, subject, clip, onset, apex, offset, emotion, fps)."""
+def dfme(raw: Path, rows: list[Sequence], *, whole: bool = True) -> Path:
+    """rows: (split, subject, clip, onset, apex, offset, emotion, fps). whole: write more than the onset frame."""
     ids = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
     places = {"train": ("train_data", "training"), "testA": ("test_data_A", "testA"), "testB": ("test_data_B", "testB")}
     for split, (folder, name) in places.items():
@@ -107,7 +107,7 @@ def dfme(raw: Path, rows: list[Sequence]) -> Path:
         inner = raw / "full_release_annotation" / "full_release_annotation"
         sheet(inner / f"{name}_full_with_AU.xlsx", DFME, cells)
         for _, c, on, ap, off, *_ in mine:
-            frames(raw / folder / folder / c, {0, on, ap, off}, "{:05d}.png")
+            frames(raw / folder / folder / c, {0, on, ap, off} if whole else (on,), "{:05d}.png")
     return raw
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mepipe.datasets.base import CORPORA, Clip, Corpus, FrameFolders, best_sheet, emotion_word, from_row, number_in
 from mepipe.datasets.sheet import Row, read_sheet
+from mepipe.errors import DataError
 
 _PART = {  # how folders and sheets spell the parts: train_data, training_full..., test_data_A, testA_full...
     "train": re.compile(r"train"),
@@ -42,9 +43,13 @@ class Dfme(Corpus):
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
         needs = ("subject", "clip", "onset", "apex", "offset", "emotion")
-        for split, path in self.sheets(folders, sheet).items():
-            for row in read_sheet(path, needs):
-                yield self._clip(row, split, folders)
+        sheets = self.sheets(folders, sheet)
+        rows = [(split, row) for split, path in sheets.items() for row in read_sheet(path, needs, may_be_empty=True)]
+        if not rows:
+            names = ", ".join(path.name for path in sheets.values())
+            raise DataError(f"{self.title}: no row in {names}", do="check that the download is complete")
+        for split, row in rows:
+            yield self._clip(row, split, folders)
 
     def sheets(self, folders: FrameFolders, given: Path | None) -> dict[str, Path]:
         """Split -> its sheet, as far as they are there. Raises DataError when none is."""

@@ -74,12 +74,19 @@ def spellings(field: str) -> list[str]:
     return [plain(n) for n in COLUMNS.get(field, (field,))]
 
 
-def read_sheet(path: Path, needs: Sequence[str], sheet: str | None = None, skip: Collection[str] = ()) -> list[Row]:
+def read_sheet(
+    path: Path,
+    needs: Sequence[str],
+    sheet: str | None = None,
+    skip: Collection[str] = (),
+    may_be_empty: bool = False,
+) -> list[Row]:
     """All non-blank rows below the header that has every field of ``needs``.
 
     sheet: the worksheet to read; without it (or when absent) the first that has the header and whose name,
     in lower case, is not in ``skip``.
-    Raises DataError when the file cannot be read, no header is found, or there is no row below it.
+    Raises DataError when the file cannot be read, no header is found, or (unless ``may_be_empty``) there is
+    no row below it.
     """
     lacking: list[str] = list(needs)
     for name, table in _tables(path, sheet):
@@ -91,7 +98,7 @@ def read_sheet(path: Path, needs: Sequence[str], sheet: str | None = None, skip:
             if not absent:
                 label = path.name if name is None else f"{path.name} [{name}]"
                 rows = _rows(label, cells, table[i + 1 :], first=i + 2)
-                if not rows:
+                if not rows and not may_be_empty:
                     raise DataError(f"{path} has a header but no rows", do="check that the download is complete")
                 return rows
             lacking = min(lacking, absent, key=len)
@@ -143,6 +150,8 @@ def _csv_tables(path: Path, text: str) -> Iterator[tuple[None, list[Sequence[Any
 def _decode(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
+    if b"\0" in data[:2]:  # the same without its mark; no text begins with a NUL
+        return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le", errors="replace")
     for encoding in ("utf-8-sig", "gb18030"):  # the corpora come from China: Excel there saves GBK
         try:
             return data.decode(encoding)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from mepipe.flow.images import check_initial, check_pair, crop, pad_replicate, with_magnitude
+from mepipe.flow.images import check_initial, check_pair, crop, gaussian, pad_replicate, with_magnitude
 from mepipe.flow.params import TVL1Params
 from mepipe.workspace import versions
 
@@ -59,15 +59,16 @@ class Engine(ABC):
 
     def _flow(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         pad = params.pad
+        onset, apex = gaussian(onset, params.smooth), gaussian(apex, params.smooth)
         start = None if initial is None else pad_replicate(initial, pad)
         flow = self.solve(pad_replicate(onset, pad), pad_replicate(apex, pad), params.resolved(), start)
         return with_magnitude(crop(flow, pad))
 
     @abstractmethod
     def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
-        """(B, H, W) uint8 or float32 in 0..1, already padded -> (B, 2, H, W) float32 u, v.
+        """(B, H, W) uint8 or float32 in 0..1, already filtered and padded -> (B, 2, H, W) float32 u, v.
 
-        params: resolved; ``pad`` and ``fixed`` have been dealt with.  initial: (B, 2, H, W) float32 or None.
+        params: resolved; smooth, pad and fixed have been dealt with.  initial: (B, 2, H, W) float32 or None.
         """
 
     def versions(self) -> dict[str, str | None]:

@@ -77,6 +77,46 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
     return images * np.float32(255.0)
 
 
+def average_frames(frames: np.ndarray) -> np.ndarray:
+    """(k, H, W) frames around one moment, aligned alike, uint8 or float32 in 0..1 -> mean, (H, W) float32 in 0..1.
+
+    ``tvl1(average_frames(around_onset), average_frames(around_apex))`` sees 1 / sqrt(k) of the noise.  Take so few
+    neighbours that nothing moves among them.  Raises UsageError for another shape or type.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 3 or 0 in frames.shape or frames.dtype not in (np.uint8, np.float32):
+        raise UsageError(f"the frames are {frames.dtype} {frames.shape}", do="give (k, H, W) uint8, or float32 in 0..1")
+    mean = frames.mean(axis=0, dtype=np.float64)
+    return (mean / 255.0 if frames.dtype == np.uint8 else mean).astype(np.float32)
+
+
+def gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
+    """``images`` (..., H, W) uint8 or float32 in 0..1, filtered: float32 in 0..1; unchanged for sigma 0.
+
+    sigma in px; the kernel ends at 4 sigma, edges are replicated.  Plain numpy in a fixed order, so that every
+    engine and every machine gets the same images.
+    """
+    if sigma == 0:
+        return images
+    reach = max(1, round(4 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = (weights / weights.sum()).astype(np.float32)
+    out = grey_levels(images) / np.float32(255.0)
+    for axis in (-2, -1):
+        out = _along(out, kernel, axis)
+    return np.clip(out, 0.0, 1.0)  # the kernel's rounding can reach 1e-7 beyond
+
+
+def _along(images: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
+    """Correlation with ``kernel`` along one axis, edges replicated."""
+    reach, length = len(kernel) // 2, images.shape[axis]
+    ends = [(0, 0)] * images.ndim
+    ends[axis] = (reach, reach)
+    padded = np.moveaxis(np.pad(images, ends, mode="edge"), axis, 0)
+    total = sum(weight * padded[i : i + length] for i, weight in enumerate(kernel))
+    return np.moveaxis(np.asarray(total), 0, axis)
+
+
 def pad_replicate(images: np.ndarray, pad: int) -> np.ndarray:
     """``images`` (..., H, W) with ``pad`` px of edge values on each side."""
     if pad == 0:

@@ -24,6 +24,7 @@ _FLOAT_RANGES: dict[str, tuple[float, float, bool]] = {
     "epsilon": (0.0, 1.0, True),
     "scale_step": (0.1, 0.95, True),
     "gamma": (0.0, 100.0, True),
+    "smooth": (0.0, 20.0, True),
 }
 _INT_RANGES: dict[str, tuple[int, int]] = {
     "nscales": (1, 64),
@@ -44,6 +45,7 @@ class TVL1Params:
     warps: linearisations per level.  epsilon: RMS change (px) at which a warp stops.
     inner, outer: iterations between two medians, and medians per warp.  median: 3, 5, or 0/1 for off.
     gamma: weight of the illumination term, 0 for off.  pad: px replicated on each side before, cropped after.
+    smooth: sigma in px of a Gaussian filter of both images before anything else, 0 for off; not in OpenCV.
     fixed: run exactly warps x inner iterations a level, one median a warp (epsilon 0, outer 1): 1.5 to 3 times
     slower and a little different, but the number of iterations no longer depends on rounding.
     """
@@ -61,6 +63,7 @@ class TVL1Params:
     gamma: float = 0.0
     pad: int = PAD
     fixed: bool = False
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high, closed) in _FLOAT_RANGES.items():
@@ -75,6 +78,11 @@ class TVL1Params:
     def resolved(self) -> TVL1Params:
         """What the solver runs: ``fixed`` turned into the epsilon and outer it stands for."""
         return replace(self, epsilon=0.0, outer=1) if self.fixed else self
+
+    @classmethod
+    def micro(cls) -> TVL1Params:
+        """Chosen for noisy motion of 0.1 to 0.5 px, where OpenCV's defaults mostly follow the noise (docs/flow.md)."""
+        return PRESETS["micro"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a JSON attribute; ``TVL1Params(**d)`` gives the same parameters back."""
@@ -95,3 +103,9 @@ def _check_int(name: str, value: Any, low: int, high: int) -> None:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+PRESETS: dict[str, TVL1Params] = {
+    "default": TVL1Params(),
+    "micro": TVL1Params(lambda_=0.06, theta=0.15, epsilon=0.002, nscales=1, warps=1, median=3),
+}

@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from mepipe.clipwork import Record, grey
 from mepipe.errors import DataError
 from mepipe.flow.engine import Engine
-from mepipe.flow.params import TVL1Params
+from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.frames import read_image
 from mepipe.prepare import read_records
@@ -43,6 +43,7 @@ class FlowSummary:
     seconds: float = 0.0
     shards: dict[str, list[Path]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    previews: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,18 @@ def flow_corpora(
         total = sum(map(len, plans.values()))
         for name, pairs in plans.items():
             _Job(ws.flow, name, engine, config, summary, progress, total).run(pairs)
+        summary.previews = draw_previews(ws, names, config.preview)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def draw_previews(ws: Workspace, corpora: Sequence[str], count: int) -> list[Path]:
+    """``count`` pictures of each corpus that has clips; drawing libraries load only when some are wanted."""
+    if not count:
+        return []
+    from mepipe.flow.preview import write_previews
+
+    return [path for name in corpora if list_shards(ws.flow, [name]) for path in write_previews(ws, name, count)]
 
 
 def choose_engine(config: FlowConfig) -> tuple[Engine, str]:
@@ -95,7 +106,9 @@ def choose_engine(config: FlowConfig) -> tuple[Engine, str]:
 
 
 def parameters(config: FlowConfig) -> TVL1Params:
-    return TVL1Params(**{f.name: getattr(config, f.name) for f in fields(TVL1Params) if hasattr(config, f.name)})
+    """The values of the preset, and over them those the user gave. Raises UsageError for one out of range."""
+    values = {f.name: getattr(config, f.name) for f in fields(TVL1Params)}
+    return replace(PRESETS[config.preset], **{name: v for name, v in values.items() if v is not None})
 
 
 def _wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
@@ -258,8 +271,10 @@ def summary_lines(summary: FlowSummary) -> list[str]:
     """The summary as text."""
     files = sum(map(len, summary.shards.values()))
     rate = summary.computed / max(summary.seconds, 1e-9)
+    drawn = [f"  {len(summary.previews)} pictures -> {summary.previews[0].parent}"] if summary.previews else []
     return [
         f"flow: {summary.computed + summary.reused} samples of {', '.join(summary.shards)} in {files} shards",
         f"  {summary.seconds:.1f} s ({summary.computed} computed by {summary.engine} at {rate:.1f} pairs/s, "
         f"{summary.reused} up to date) -> {summary.folder}",
+        *drawn,
     ]

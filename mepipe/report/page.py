@@ -26,6 +26,7 @@ from mepipe.report.plots import confusion_picture, curves_picture
 from mepipe.report.reading import RunData, read_run
 from mepipe.workspace import Workspace, write_text
 from mepipe_model.evaluate import LEAKY
+from mepipe_model.statistics import RESAMPLES
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEANING = {
@@ -96,8 +97,8 @@ def numbers(data: RunData) -> dict[str, Any]:
         "protocol": tables.PROTOCOL[settings.protocol],
         "selection": tables.selection_words(settings, data.facts),
         "constant": {"answer": answer, "UF1": constant.uf1, "UAR": constant.uar, "ACC": constant.acc},
-        "intervals": tables.intervals(data.rows, run.classes),
-        "resamples": tables.RESAMPLES,
+        "intervals": data.scores["interval"],
+        "resamples": RESAMPLES,
         "subjects": tables.subject_rows(data.rows),
         "setting_rows": tables.setting_rows(settings),
         "provenance": tables.provenance_rows(run, data.facts),

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from mepipe.settings import TrainConfig
 from mepipe.workspace import versions
 from mepipe_model.metrics import Scores, confusion_matrix
 from mepipe_model.runs import Prediction, Run
 
-RESAMPLES = 2000  # of the bootstrap: its 2.5 % quantile then rests on 50 resamples
-FEWEST = 5  # subjects: resampling fewer says nothing
 PROTOCOL = {
     "loso": "Leave one subject out: each clip is predicted by a model trained without any clip of its subject. The "
     "predictions of all folds are pooled and scored once.",
@@ -53,25 +49,6 @@ def constant_answer(rows: Sequence[Prediction], classes: Sequence[str]) -> tuple
     counts = Counter(true)
     answer = max(classes, key=lambda c: counts[c])
     return answer, Scores(tuple(classes), confusion_matrix(true, [answer] * len(true), classes))
-
-
-def intervals(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, tuple[float, float]] | None:
-    """95 % bootstrap intervals of UF1, UAR and ACC over subjects (Efron; percentile method), None for few subjects.
-
-    Subjects, not clips, are drawn with replacement: clips of one face are not independent.  The training itself
-    is not repeated, so its own randomness is not in here.
-    """
-    place = {c: i for i, c in enumerate(classes)}
-    subjects = {s: i for i, s in enumerate(dict.fromkeys((r.corpus, r.subject) for r in rows))}
-    if len(subjects) < FEWEST:
-        return None
-    each = np.zeros((len(subjects), len(classes), len(classes)))
-    for r in rows:
-        each[subjects[r.corpus, r.subject], place[r.true], place[r.pred]] += 1
-    weights = np.random.default_rng(0).multinomial(len(subjects), np.full(len(subjects), 1 / len(subjects)), RESAMPLES)
-    drawn = [Scores(tuple(classes), m) for m in np.tensordot(weights, each, axes=1)]
-    values = {"UF1": [s.uf1 for s in drawn], "UAR": [s.uar for s in drawn], "ACC": [s.acc for s in drawn]}
-    return {k: (float(np.quantile(v, 0.025)), float(np.quantile(v, 0.975))) for k, v in values.items()}
 
 
 # --- words -----------------------------------------------------------------------------------------

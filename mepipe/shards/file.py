@@ -14,7 +14,19 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.layout import Layout, widen
-from mepipe.shards.sample import CHECKSUM, DTYPES, FLOW_SHAPE, FORMAT, NUMBERS, TEXTS, VERSION, PathLike, Sample
+from mepipe.shards.sample import (
+    CHECKSUM,
+    DTYPES,
+    FLOW_SHAPE,
+    FORMAT,
+    NUMBERS,
+    PX,
+    TEXTS,
+    VERSION,
+    Content,
+    PathLike,
+    Sample,
+)
 
 
 class ShardFile:
@@ -39,6 +51,7 @@ class ShardFile:
         self.engine = str(self.attributes["engine"])
         self.parameters: dict[str, Any] = json.loads(self.attributes["parameters"])
         self.versions: dict[str, Any] = json.loads(self.attributes["versions"])
+        self.content = _content(self.attributes)
         flow = _checked_flow(file)
         self.dtype = flow.dtype.newbyteorder("=").name
         self.compression = flow.compression
@@ -129,6 +142,15 @@ def _checked_attributes(file: h5py.File) -> dict[str, Any]:
     if not found.get("complete"):
         raise DataError("it is not complete: its writer was stopped", do="run mepipe flow again")
     return found
+
+
+def _content(found: dict[str, Any]) -> Content:
+    """What the channels hold; shards written before the attribute existed hold flow in px."""
+    channels = tuple(json.loads(found["channels"])) if "channels" in found else PX.channels
+    span = tuple(json.loads(found["span"])) if "span" in found else None
+    if len(channels) != FLOW_SHAPE[0] or (span is not None and len(span) != 2):
+        raise DataError(f"its channels are {channels}, its span {span}", do="expected three names and two numbers")
+    return Content(channels, bool(found.get("normalised", False)), span)
 
 
 def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:

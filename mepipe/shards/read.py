@@ -12,7 +12,7 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.file import ShardFile
-from mepipe.shards.sample import FLOW_SHAPE, PathLike, Sample
+from mepipe.shards.sample import FLOW_SHAPE, Content, PathLike, Sample
 from mepipe.workspace import hash_file
 
 _NAME = re.compile(r"(?P<corpus>[^.].*)-\d{5}\.h5")
@@ -58,6 +58,18 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
     @property
     def compression(self) -> str | None:
         return self._common("compression")
+
+    @property
+    def content(self) -> Content:
+        """What the channels hold. Raises DataError where normalised arrays lie beside flow in px."""
+        first = self.files[0]
+        for file in self.files[1:]:
+            if file.content != first.content:
+                raise DataError(
+                    f"{first.path} holds {first.content}, {file.path} holds {file.content}",
+                    do="keep them in workspaces of their own (-w), or name corpora of one kind",
+                )
+        return first.content
 
     def _common(self, name: str) -> Any:
         """What all files have in common. Raises DataError where they differ."""

@@ -38,5 +38,27 @@ class Sample:
         return f"{self.corpus} {self.subject}/{self.clip}"
 
 
+@dataclass(frozen=True)
+class Content:
+    """What the three channels of a shard's samples hold.
+
+    normalised: values someone else scaled, not px; span: then the lowest and the highest value there can be.
+    """
+
+    channels: tuple[str, ...] = ("u", "v", "magnitude")
+    normalised: bool = False
+    span: tuple[float, float] | None = None
+
+    @property
+    def mirror(self) -> float:
+        """A mirrored face has u' = mirror - u: -u in px, the other end of its span where u was min-max scaled."""
+        return 0.0 if self.span is None else sum(self.span)
+
+    def __str__(self) -> str:
+        unit = "normalised" if self.normalised else "px"
+        return f"{', '.join(self.channels)} ({unit})"
+
+
+PX = Content()
 TEXTS = tuple(f.name for f in fields(Sample) if f.type == "str")
 NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int")

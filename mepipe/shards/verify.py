@@ -14,7 +14,7 @@ import numpy as np
 from mepipe.errors import DataError
 from mepipe.shards.file import ShardFile
 from mepipe.shards.read import list_shards
-from mepipe.shards.sample import PathLike
+from mepipe.shards.sample import PX, PathLike
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def verify_shards(source: PathLike | Sequence[PathLike]) -> list[Finding]:
     """Read every sample of a folder, a file or files, and list what is wrong; an empty list is good news.
 
     Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the
-    magnitude is that of u and v.
+    magnitude is that of u and v (in px; of normalised values nothing is known).
     """
     if isinstance(source, str | os.PathLike):
         paths = list_shards(source) if Path(source).is_dir() else [Path(source)]
@@ -66,6 +66,8 @@ def _sample_problem(shard: ShardFile, i: int) -> str | None:
         return "its bytes do not match their checksum"
     if not np.isfinite(stored).all():
         return "it holds NaN or infinity"
+    if shard.content != PX:
+        return None
     u, v, magnitude = stored.astype(np.float32)
     with np.errstate(over="ignore"):  # values that large are no flow, and are reported as such
         difference = np.abs(np.sqrt(u * u + v * v) - magnitude)

@@ -23,8 +23,10 @@ from mepipe.shards.sample import (
     FORMAT,
     MAX_SAMPLES,
     NUMBERS,
+    PX,
     TEXTS,
     VERSION,
+    Content,
     PathLike,
     Sample,
 )
@@ -50,6 +52,7 @@ class ShardWriter:
         versions: dict[str, Any],
         dtype: str = "float32",
         compression: str | None = None,
+        content: Content = PX,
     ) -> None:
         if dtype not in DTYPES:
             raise UsageError(f"shard dtype {dtype!r}", do=f"valid: {', '.join(DTYPES)}")
@@ -59,11 +62,14 @@ class ShardWriter:
         self._attributes = {
             "format": FORMAT,
             "version": VERSION,
-            "normalised": False,
+            "normalised": content.normalised,
+            "channels": json.dumps(content.channels),
             "engine": engine,
             "parameters": json.dumps(parameters, sort_keys=True),
             "versions": json.dumps(versions, sort_keys=True),
         }
+        if content.span is not None:
+            self._attributes["span"] = json.dumps(content.span)
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._filters = {"compression": "gzip", "compression_opts": 4, "shuffle": True} if compression else {}
         self._samples: list[Sample] = []
@@ -184,13 +190,14 @@ def write_shard(
     versions: dict[str, Any],
     dtype: str = "float32",
     compression: str | None = None,
+    content: Content = PX,
 ) -> None:
     """Write ``samples`` and their ``flows`` (one (3, 224, 224) after the other) as a shard.
 
     Raises as :class:`ShardWriter`, and DataError when there are more or fewer flows than samples.
     """
     options = {"engine": engine, "parameters": parameters, "versions": versions}
-    with ShardWriter(path, **options, dtype=dtype, compression=compression) as shard:
+    with ShardWriter(path, **options, dtype=dtype, compression=compression, content=content) as shard:
         remaining = iter(flows)
         for i, sample in enumerate(samples):
             flow = next(remaining, None)

@@ -2,6 +2,7 @@
 
 ``synth.json``   the settings, written first: a folder with other settings is never touched
 clip folders     appear whole or not at all, so that a killed run can simply be repeated
+``defects.csv``  what was planted, if anything was
 ``truth.csv``    written last: a folder that has it is finished
 """
 
@@ -22,13 +23,14 @@ import cv2
 
 from mepipe.errors import DataError, UsageError
 from mepipe.progress import Progress
-from mepipe.synth.corpora import WRITERS, ClipPlan, Writer
+from mepipe.synth.corpora import WRITERS, ClipPlan, Defect, Writer
 from mepipe.synth.photo import photograph
 from mepipe.synth.render import SyntheticClip
 from mepipe.workspace import make_folder, replace_folder, sweep, temp_beside, write_failed, write_json, write_text
 
 GENERATION = 1  # raised when the same settings would give other pixels
-SETTINGS, TRUTH = "synth.json", "truth.csv"
+SETTINGS, TRUTH, DEFECTS = "synth.json", "truth.csv", "defects.csv"
+STRAY = ("Thumbs.db", ".DS_Store", "Desktop - Shortcut.lnk")  # all seen in real copies, in clip and subject folders
 TRUTH_COLUMNS = (
     "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "action_units",
     "amplitude_px", "amplitude_px_224", "seed", "subject_index", "clip_index",
@@ -41,6 +43,7 @@ class SynthSummary:
 
     clips: micro-expressions in the corpus.  frames: on disk, those of clips without an expression
     (SMIC's non_micro) included.  written: clip folders drawn by this call, such clips included.
+    defects: how many were planted.
     """
 
     corpus: str
@@ -50,12 +53,14 @@ class SynthSummary:
     frames: int
     written: int
     seconds: float
+    defects: int = 0
 
     def __str__(self) -> str:
+        planted = f"; {self.defects} planted defects are in {self.out / DEFECTS}" if self.defects else ""
         new = f"{self.written} drawn now in {self.seconds:.1f} s" if self.written else "all there already"
         return (
             f"{self.corpus}: {self.clips} made-up clips of {self.subjects} subjects, "
-            f"{self.frames} frames in {self.out} ({new}); the truth is in {self.out / TRUTH}"
+            f"{self.frames} frames in {self.out} ({new}); the truth is in {self.out / TRUTH}{planted}"
         )
 
 
@@ -66,40 +71,89 @@ def make_corpus(
     subjects: int | None = None,
     clips: int | None = None,
     seed: int = 0,
+    defects: bool = False,
+    like_real: bool = False,
     progress: Progress | None = None,
     jobs: int | None = None,
 ) -> SynthSummary:
     """Make up ``corpus`` below the folder ``out``, in the real corpus's layout.
 
     subjects, clips: how many people, and clips of each; None takes the corpus's default.
+    defects: plant the published defects of the corpus, with stray files; ``defects.csv`` lists them.
+    like_real: all clips of the real annotation by name, five frames each (the corpora of 3db); subjects and
+    clips are then the real ones.
     progress: called with (clips done, clips to do) after each clip.
     jobs: threads that draw (OpenCV works outside Python's lock); None takes one per core.  The files
     do not depend on it.
     A run that was interrupted is finished by the same call; a finished one is left as it is.
-    Raises UsageError for an unknown corpus, a count below 1, a folder that holds anything else, or a
-    missing scikit-image.
+    Raises UsageError for an unknown corpus, a count below 1, options that exclude each other, a folder
+    that holds anything else, or a missing scikit-image.
     """
     began, out, writer = time.monotonic(), Path(out), WRITERS.get(corpus)
+    if like_real and not (subjects is None and clips is None):
+        raise UsageError("like_real has the real numbers of subjects and clips", do="leave out subjects and clips")
     subjects = _at_least(1, "subjects", writer.subjects if subjects is None else subjects)
     clips = _at_least(1, "clips", writer.clips if clips is None else clips)
     jobs = _at_least(1, "jobs", _cores() if jobs is None else jobs)
     _at_least(0, "seed", seed)
     photograph()  # scikit-image absent: say so before anything is written
-    plans = [writer.plan(seed, i, j) for i in range(subjects) for j in range(clips)]
-    settings = {"format": "mepipe.synth", "generation": GENERATION, "corpus": corpus, "subjects": subjects,
-                "clips": clips, "seed": seed}  # fmt: skip
-    _claim(out, settings)
-    folders = plans + [extra for i in range(subjects) for extra in writer.extras(seed, i)]
-    for parent in {(out / plan.folder).parent for plan in folders}:
+    if like_real:
+        plans = writer.like_real(seed)
+        settings: dict[str, object] = {"corpus": corpus, "like_real": True, "seed": seed}
+    else:
+        plans = [writer.plan(seed, i, j) for i in range(subjects) for j in range(clips)]
+        plans += [extra for i in range(subjects) for extra in writer.extras(seed, i)]
+        settings = {"corpus": corpus, "subjects": subjects, "clips": clips, "seed": seed}
+    planted = list(writer.defects(seed)) if defects else []
+    if planted:
+        plans, settings = with_defects(plans, planted), {**settings, "defects": True}
+    _claim(out, {"format": "mepipe.synth", "generation": GENERATION, **settings})
+    written = _write(writer, plans, planted, out, jobs, progress or (lambda done, total: None))
+    people = {plan.subject for plan in plans}
+    rows = sum(plan.in_sheet for plan in plans)
+    frames = sum(plan.last - plan.first + 1 - len(plan.absent) for plan in plans)
+    return SynthSummary(corpus, out, len(people), rows, frames, written, time.monotonic() - began, len(planted))
+
+
+def with_defects(plans: Sequence[ClipPlan], planted: Sequence[Defect]) -> list[ClipPlan]:
+    """The planted clips in the place of those that are called the same, and the rest after them."""
+    bad = {(d.plan.subject, d.plan.name): d.plan for d in planted}
+    kept = [bad.pop((p.subject, p.name), p) for p in plans]
+    return [*kept, *bad.values()]
+
+
+def _write(
+    writer: Writer, plans: Sequence[ClipPlan], planted: Sequence[Defect], out: Path, jobs: int, progress: Progress
+) -> int:
+    """Draw what is missing, then write the sheet and the truth. Returns how many clip folders were drawn."""
+    for parent in {(out / plan.folder).parent for plan in plans}:
         sweep(parent)
-    missing = [plan for plan in folders if not (out / plan.folder).is_dir()]
+    missing = [plan for plan in plans if not (out / plan.folder).is_dir()]
     if missing or not (out / TRUTH).is_file():
-        _draw_all(writer, missing, out, jobs, progress or (lambda done, total: None))
-        described = [SyntheticClip(plan, writer.camera) for plan in plans]
+        _draw_all(writer, missing, out, jobs, progress)
+        described = [SyntheticClip(plan, writer.camera) for plan in plans if plan.in_sheet]
         writer.write_annotations(out, described)
+        if planted:
+            _litter(out / plans[0].folder)
+            write_text(out / DEFECTS, _planted(planted))
         write_text(out / TRUTH, _truth(described))
-    frames = sum(plan.last - plan.first + 1 for plan in folders)
-    return SynthSummary(corpus, out, subjects, len(plans), frames, len(missing), time.monotonic() - began)
+    return len(missing)
+
+
+def _litter(folder: Path) -> None:
+    """Leave what operating systems leave, in a clip's folder and the one above."""
+    for place in (folder, folder.parent):
+        for name in STRAY:
+            write_text(place / name, "stray")
+
+
+def _planted(planted: Sequence[Defect]) -> str:
+    """The text of defects.csv: where each is and under which name ``mepipe verify`` finds it."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("subject", "clip", "finding", "what"))
+    table.writerows((d.plan.subject, d.plan.name, d.finding, d.what) for d in planted)
+    return text.getvalue()
 
 
 def synthetic_clip(corpus: str, seed: int, subject: int, clip: int) -> SyntheticClip:
@@ -184,7 +238,7 @@ def _draw(writer: Writer, plan: ClipPlan, out: Path) -> None:
     clip = SyntheticClip(plan, writer.camera)
     try:
         temp.mkdir(parents=True)
-        for number in clip.numbers:
+        for number in sorted(set(clip.numbers) - plan.absent):
             name = writer.frame_name(plan, number)
             (temp / name).write_bytes(writer.encode(name, clip.sensor(number)))
         replace_folder(temp, final)

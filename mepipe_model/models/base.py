@@ -45,3 +45,22 @@ class FlowModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+class PreparingModel(FlowModel):
+    """A model with an input preparation of its own: forward(x) = network(prepare(x)).
+
+    The preparation has no parameters and looks at one clip at a time, so that a trainer may do it once per clip
+    instead of once per step.
+    """
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) flow in px -> what ``network`` looks at."""
+        raise NotImplementedError
+
+    def network(self, x: Tensor) -> Tensor:
+        """Prepared input -> logits (B, num_classes)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.prepare(x))

@@ -14,7 +14,7 @@ from mepipe.registry import Registry
 if TYPE_CHECKING:
     from mepipe_model.models.base import FlowModel
 
-FAMILIES = ("merba", "mambavision")  # modules of this package that register models when imported
+FAMILIES = ("merba", "mambavision", "baselines")  # modules of this package that register models when imported
 
 Builder = Callable[..., "FlowModel"]
 
@@ -26,6 +26,9 @@ class ModelInfo:
     fidelity: "paper" written from a paper's text, "code" checked against the authors' code,
     "reconstruction" where essential details are ours.  params: trainable parameters as built by
     ``create_model(name)``.  published: scores the source reports, and what to know about them.
+    takes: "scaled" flow is scaled by the trainer; of a model that takes it in "px" the trainer leaves it as it is,
+    since the model prepares its own input (PreparingModel), and says by the option ``third`` whether the third
+    channel is the magnitude or the strain.
     """
 
     name: str
@@ -35,6 +38,7 @@ class ModelInfo:
     fidelity: Literal["paper", "code", "reconstruction"]
     published: str
     params: int
+    takes: Literal["scaled", "px"] = "scaled"
 
 
 _MODELS: Registry[tuple[ModelInfo, Builder]] = Registry("model")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from mepipe.errors import UsageError
 from mepipe.registry import Registry
 from mepipe.synth.identity import Camera
+from mepipe.synth.seeds import stream
 
 if TYPE_CHECKING:
     from mepipe.synth.render import SyntheticClip
@@ -44,6 +46,26 @@ class ClipPlan:
     apex: int
     offset: int
     last: int
+    suffix: str = ""  # of its frame files, where it is not the corpus's usual one
+    in_sheet: bool = True  # False: a folder without a row, no micro-expression of the corpus
+    absent: frozenset[int] = frozenset()  # frames that have no file
+    cells: Mapping[str, object] = field(default_factory=dict, hash=False)  # what the sheet says instead of the truth
+
+    def cell(self, name: str) -> object:
+        """What the sheet says of ``name`` (onset, apex, offset, emotion): the truth, or a planted defect."""
+        return self.cells.get(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A clip with a defect that is published of the real corpus.
+
+    finding: the name under which ``mepipe verify`` reports it.  what: the defect in words.
+    """
+
+    plan: ClipPlan
+    finding: str
+    what: str
 
 
 class Writer(ABC):
@@ -55,12 +77,42 @@ class Writer(ABC):
 
     name: str
     camera: Camera
+    fps: int
     subjects = 6
     clips = 9  # per subject
 
     @abstractmethod
     def plan(self, seed: int, subject: int, clip: int) -> ClipPlan:
         """The plan of clip number ``clip`` of person number ``subject``, both from 0."""
+
+    def folder(self, who: str, what: str, emotion: str) -> PurePosixPath:
+        """Where the frames of a clip lie, below the corpus's folder."""
+        raise NotImplementedError
+
+    def label3(self, emotion: str) -> str:
+        """MEGC2019's class of the corpus's word ``emotion``, as far as it has one."""
+        return LABEL3.get(emotion.casefold(), "negative")
+
+    def lay(
+        self, seed: int, subject: int, clip: int, who: str, what: str, emotion: str, frames: Sequence[int], **facts: Any
+    ) -> ClipPlan:
+        """The plan of a clip by name. frames: onset, apex, offset; facts: fields of the plan that differ."""
+        onset, apex, offset = frames
+        usual: dict[str, Any] = {
+            "subject": who, "name": what, "folder": self.folder(who, what, emotion), "emotion": emotion,
+            "expression": EXPRESSION.get(emotion.casefold(), emotion.casefold()), "label3": self.label3(emotion),
+            "fps": self.fps, "first": onset, "onset": onset, "apex": apex, "offset": offset, "last": offset,
+        }  # fmt: skip
+        return ClipPlan(self.name, seed, subject, clip, **usual | facts)
+
+    def defects(self, seed: int) -> Iterator[Defect]:
+        """Clips with the defects that are published of the corpus; by default an apex that has no file."""
+        plan = self.plan(seed, 0, DEFECTIVE + 50)  # below are those of the corpora themselves
+        yield Defect(replace(plan, absent=frozenset({plan.apex})), "frame nearest", "the apex frame has no file")
+
+    def like_real(self, seed: int) -> list[ClipPlan]:
+        """All clips of the real annotation by name, with few frames each. Raises UsageError."""
+        raise UsageError(f"the clip names of {self.name} are not published", do="valid: casme2, samm, smic-hs")
 
     def extras(self, seed: int, subject: int) -> list[ClipPlan]:
         """Clips of a person that the real corpus has beside its micro-expressions; no row of truth.csv."""
@@ -81,6 +133,22 @@ class Writer(ABC):
 
 
 WRITERS: Registry[Writer] = Registry("made-up corpus")
+
+DEFECTIVE = 900  # clip numbers from here on are those of clips with planted defects
+LABEL3 = {"happiness": "positive", "happy": "positive", "positive": "positive", "surprise": "surprise",
+          "other": "", "others": ""}  # fmt: skip
+EXPRESSION = {"other": "others", "happy": "happiness", "sad": "sadness", "positive": "happiness"}
+
+
+def sparse(rng: np.random.Generator, onset: int) -> tuple[int, int, int]:
+    """(onset, apex, offset) of a clip of five frames: as little as face, apex spotting and flow need."""
+    return onset, onset + int(rng.integers(1, 4)), onset + 4
+
+
+def spread(seed: int, corpus: str, counts: Mapping[str, int]) -> list[str]:
+    """Every word of ``counts`` as often as it says, in an order that ``seed`` draws."""
+    words = [word for word, n in counts.items() for _ in range(n)]
+    return [words[i] for i in stream(seed, corpus, "words", *counts).permutation(len(words))]
 
 
 def balanced(subject: int, clip: int) -> str:

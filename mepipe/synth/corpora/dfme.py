@@ -23,7 +23,6 @@ SHEETS = PurePosixPath("full_release_annotation", "full_release_annotation")
 COLUMNS = ("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Emotion", "EmotionId", "Fps", "AU")
 PARTS = {"train_data": "training", "test_data_A": "testA", "test_data_B": "testB"}  # folder -> sheet
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")  # EmotionId is the place
-LABEL3 = {"happiness": "positive", "surprise": "surprise"}  # the other five are negative
 LENGTHS = (10, 14)  # frames from onset to offset: far shorter than real ones, since a PNG takes 1.3 MB
 _TURNS = ("train_data", "test_data_A", "test_data_B", "train_data", "train_data")  # the part of each person
 
@@ -31,6 +30,7 @@ _TURNS = ("train_data", "test_data_A", "test_data_B", "train_data", "train_data"
 class Dfme(Writer):
     name = "dfme"
     camera = Camera(size=(1024, 768), scale=(4.0, 4.5))
+    fps = 200
     subjects, clips = 4, 7
 
     def plan(self, seed: int, subject: int, clip: int) -> ClipPlan:
@@ -41,13 +41,14 @@ class Dfme(Writer):
         order = stream(seed, self.name, subject, clip // len(EMOTIONS), "order").permutation(len(EMOTIONS))
         emotion = EMOTIONS[order[clip % len(EMOTIONS)]]
         onset, apex, offset = draw_frames(rng, int(rng.integers(0, 4)), LENGTHS)
-        return ClipPlan(
-            self.name, seed, subject, clip,
-            subject=who, name=what, folder=PurePosixPath(part, part, what),
-            expression=emotion, emotion=emotion, label3=LABEL3.get(emotion, "negative"),
-            fps=(500, 300, 200)[rng.integers(3)],
-            first=0, onset=onset, apex=apex, offset=offset, last=offset + int(rng.integers(0, 3)),
-        )  # fmt: skip
+        fps = (500, 300, 200)[rng.integers(3)]
+        last = offset + int(rng.integers(0, 3))
+        folder = PurePosixPath(part, part, what)
+        return self.lay(seed, subject, clip, who, what, emotion, (onset, apex, offset),
+                        folder=folder, fps=fps, first=0, last=last)  # fmt: skip
+
+    def folder(self, who: str, what: str, emotion: str) -> PurePosixPath:
+        return PurePosixPath("train_data", "train_data", what)
 
     def frame_name(self, plan: ClipPlan, number: int) -> str:
         return f"{number:05d}.png"
@@ -60,7 +61,7 @@ class Dfme(Writer):
 
 def _row(clip: SyntheticClip) -> tuple[object, ...]:
     plan = clip.plan
-    return (plan.subject, plan.name, clip.onset, clip.apex, clip.offset, clip.emotion,
+    return (plan.subject, plan.name, *map(plan.cell, ("onset", "apex", "offset", "emotion")),
             EMOTIONS.index(clip.emotion), plan.fps, cell(clip.units))  # fmt: skip
 
 

@@ -6,11 +6,21 @@ Sheet    SAMM_Micro_FACS_Codes_v2.xlsx, sheet MICRO_ONLY, 13 rows of preamble, S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mepipe.synth.corpora.base import WRITERS, ClipPlan, Writer, balanced, draw_frames
+from mepipe.synth.corpora.base import (
+    DEFECTIVE,
+    WRITERS,
+    ClipPlan,
+    Defect,
+    Writer,
+    balanced,
+    draw_frames,
+    sparse,
+    spread,
+)
 from mepipe.synth.corpora.sheets import cell, write_sheet
 from mepipe.synth.identity import Camera
 from mepipe.synth.seeds import stream
@@ -28,29 +38,58 @@ EMOTIONS = {
     "positive": ("Happiness",),
     "surprise": ("Surprise",),
 }
+NEGATIVE = {"Anger": 57, "Contempt": 12, "Disgust": 9, "Fear": 8, "Sadness": 6}  # of the 92 negative members
+UNNAMED = {"Other": 26}  # the rows that are no members of the composite
+PEOPLE = [n for n in range(6, 38) if n not in (8, 27, 29)]
 OBJECTIVE = {"Happiness": 1, "Surprise": 2, "Anger": 3, "Disgust": 4, "Sadness": 5, "Fear": 6}  # 7: all else
 
 
 class Samm(Writer):
     name = "samm"
     camera = Camera(size=(960, 650), scale=(3.4, 4.0), grey=True)
+    fps = 200
     subjects, clips = 5, 6
 
     def plan(self, seed: int, subject: int, clip: int) -> ClipPlan:
         rng = stream(seed, self.name, subject, clip, "plan")
-        kind = balanced(subject, clip)
-        words = EMOTIONS.get(kind, ("Other",))
+        words = EMOTIONS.get(balanced(subject, clip), ("Other",))
         emotion = words[(subject + clip // 3) % len(words)]
         who = f"{subject + 6:03d}"
         what = f"{who}_{_inducement(seed, subject, clip)}_{clip // 7 + 1}"
-        onset, apex, offset = draw_frames(rng, int(rng.integers(300, 9000)), LENGTHS)
-        return ClipPlan(
-            self.name, seed, subject, clip,
-            subject=who, name=what, folder=PurePosixPath("SAMM", who, what),
-            expression="others" if emotion == "Other" else emotion.lower(), emotion=emotion,
-            label3=kind if kind in EMOTIONS else "", fps=200,
-            first=onset, onset=onset, apex=apex, offset=offset, last=offset,
-        )  # fmt: skip
+        return self.lay(
+            seed, subject, clip, who, what, emotion, draw_frames(rng, int(rng.integers(300, 9000)), LENGTHS)
+        )
+
+    def folder(self, who: str, what: str, emotion: str) -> PurePosixPath:
+        return PurePosixPath("SAMM", who, what)
+
+    def defects(self, seed: int) -> Iterator[Defect]:
+        for n, what, emotion, frames, wrong, says in (
+            (0, "028_4_1", "Contempt", (1071, 1103, 1134), 1143, "the sheet's apex lies after its offset"),
+            (1, "032_3_1", "Anger", (4896, 4930, 4970), 1930, "the sheet's apex has a wrong digit"),
+        ):
+            plan = self.lay(
+                seed, int(what[:3]) - 6, DEFECTIVE + n, what[:3], what, emotion, frames, cells={"apex": wrong}
+            )
+            yield Defect(plan, "correction applied", says)
+        yield from super().defects(seed)
+
+    def like_real(self, seed: int) -> list[ClipPlan]:
+        """159 clips of 29 subjects: the composite's 133 by name, the 26 of ``Other`` under invented names."""
+        from mepipe.datasets.composite import of_corpus
+
+        negative = iter(spread(seed, self.name, NEGATIVE))
+        words = {"positive": "Happiness", "surprise": "Surprise"}
+        listed = {m.clip: words.get(m.label3) or next(negative) for m in of_corpus(self.name)["3db"]}
+        # subject 025 first: all its clips are Other. There are seven films, so none is called 8
+        people = sorted(PEOPLE, key=lambda n: n != 25)
+        listed |= {f"{who:03d}_8_1": word for who, word in zip(people, spread(seed, self.name, UNNAMED), strict=False)}
+        return [self._real(seed, n, what, emotion) for n, (what, emotion) in enumerate(sorted(listed.items()))]
+
+    def _real(self, seed: int, n: int, what: str, emotion: str) -> ClipPlan:
+        rng = stream(seed, self.name, n, "real")
+        frames = sparse(rng, int(rng.integers(300, 9000)))
+        return self.lay(seed, int(what[:3]) - 6, n, what[:3], what, emotion, frames)
 
     def frame_name(self, plan: ClipPlan, number: int) -> str:
         digits = 4 + stream(plan.seed, self.name, plan.subject_index, plan.clip_index, "digits").integers(2)
@@ -69,8 +108,9 @@ def _inducement(seed: int, subject: int, clip: int) -> int:
 def _row(clip: SyntheticClip) -> tuple[object, ...]:
     plan = clip.plan
     film = int(plan.name.split("_")[1])
-    return (plan.subject, plan.name, film, clip.onset, clip.apex, clip.offset, clip.offset - clip.onset + 1,
-            "Micro - 1/2", cell(clip.units), clip.emotion, OBJECTIVE.get(clip.emotion, 7), None)  # fmt: skip
+    onset, apex, offset = map(plan.cell, ("onset", "apex", "offset"))
+    return (plan.subject, plan.name, film, onset, apex, offset, plan.offset - plan.onset + 1,
+            "Micro - 1/2", cell(clip.units), plan.cell("emotion"), OBJECTIVE.get(clip.emotion, 7), None)  # fmt: skip
 
 
 WRITERS.register(Samm.name)(Samm())
