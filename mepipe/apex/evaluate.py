@@ -57,7 +57,7 @@ class Score:
 
     @classmethod
     def of(cls, errors: Sequence[int], fps: Sequence[float]) -> Score:
-        """errors (n,) frames, fps (n,) frames per second, n >= 1."""
+        """Of errors (n,) in frames and fps (n,) in frames per second, n >= 1."""
         off = np.abs(np.asarray(errors, float))
         within = {n: float((off <= n).mean()) for n in WITHIN}
         return cls(
