@@ -46,16 +46,20 @@ PEOPLE: dict[str, tuple[Person, ...]] = {
         ("casme2", 100, 3, "repression"),
         ("samm", 100, 1, "anger"),
         ("samm", 100, 2, "happiness"),
+        ("samm", 101, 6, "fear"),
+        ("casme2", 101, 7, "contempt"),
+        ("casme2", 102, 8, "anger"),
+        ("smic-hs", 101, 2, "sadness"),
     ),
     "held-out": (  # other seeds: other faces, colours, cameras, places and sizes of the pushes
-        ("casme2", 900, 4, "happiness"),
-        ("casme2", 900, 5, "others"),
-        ("casme2", 901, 6, "surprise"),
-        ("samm", 900, 3, "contempt"),
-        ("samm", 901, 4, "sadness"),
-        ("samm", 902, 5, "disgust"),
-        ("smic-hs", 900, 0, "fear"),
-        ("smic-hs", 901, 1, "repression"),
+        ("casme2", 970, 4, "happiness"),
+        ("casme2", 970, 5, "others"),
+        ("casme2", 971, 6, "surprise"),
+        ("samm", 970, 3, "contempt"),
+        ("samm", 971, 4, "sadness"),
+        ("samm", 972, 5, "disgust"),
+        ("smic-hs", 970, 0, "fear"),
+        ("smic-hs", 971, 1, "repression"),
     ),
 }
 
@@ -145,12 +149,14 @@ def draw(rng: np.random.Generator) -> TVL1Params:
     return TVL1Params(
         lambda_=float(np.exp(rng.uniform(np.log(0.03), np.log(0.4)))),
         theta=float(np.exp(rng.uniform(np.log(0.08), np.log(1.2)))),
-        epsilon=float(rng.choice([0.0015, 0.002, 0.003, 0.004, 0.006])),
         nscales=int(rng.choice([1, 2, 5])),
         warps=int(rng.choice([1, 2, 5])),
-        median=int(rng.choice([0, 3, 5])),
+        epsilon=float(rng.choice([0.0, 0.002, 0.006])),
+        inner=int(rng.choice([80, 150, 250])),
+        outer=1,
         scale_step=float(rng.choice([0.5, 0.8])),
         smooth=float(rng.choice([0.0, 0.5, 0.8])),
+        pad=int(rng.choice([0, 16])),
     )
 
 

@@ -125,13 +125,16 @@ def prepare(ws: Workspace, corpus: str, raw: Path, **options: Any) -> None:
 @click.argument("corpus")
 @click.argument("raw", type=FOLDER)
 @click.option("--deep", is_flag=True, help="Decode every frame, not only what is needed.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Annotation sheet, if it is not under RAW.")
+@click.option("--corrections/--no-corrections", default=True, help="Apply the known corrections.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def verify(corpus: str, raw: Path, deep: bool, as_json: bool) -> None:
+def verify(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
     """Check the annotation and the folders of CORPUS in RAW; exit 1 when something must be put right."""
     from mepipe.datasets import get_corpus
     from mepipe.verify import verify_corpus
 
-    verification = verify_corpus(get_corpus(corpus), raw, deep=deep)
+    with progress.bar(f"verify {corpus}", "clip") as tick:
+        verification = verify_corpus(get_corpus(corpus), raw, progress=tick, **options)
     click.echo(json.dumps(verification.as_dict(), indent=2) if as_json else "\n".join(verification.lines()))
     if verification.failed:
         raise MepipeError(f"{corpus}: {verification.failed} findings must be put right", do="see the list above")

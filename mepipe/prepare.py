@@ -22,6 +22,7 @@ from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.settings import PrepareConfig, cores
+from mepipe.verify import places
 from mepipe.workspace import Workspace, make_folder, sweep, write_json, write_text
 
 COLUMNS = (
@@ -37,13 +38,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Summary:
-    """What ``prepare_corpus`` did. Every row of the annotation is in exactly one of ok, repaired, refused."""
+    """What ``prepare_corpus`` did. Every row of the annotation is in exactly one of ok, repaired, refused.
+
+    left_over: clip folders on disk that no row names.
+    """
 
     corpus: str
     records: list[Record]
     seconds: float
     reused: int
     folder: Path
+    left_over: list[Path] = field(default_factory=list)
     dry_run: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -65,9 +70,12 @@ def prepare_corpus(
     config = config or PrepareConfig()
     started = time.monotonic()
     context = Context.of(config)  # first: a wrong option is told before a corpus is read
-    clips = own_part(corpus.clips(raw, sheet=config.sheet, corrections=config.corrections), config.shard)
+    all_clips, folders = corpus.survey(raw, sheet=config.sheet, corrections=config.corrections)
+    left_over = places(corpus, all_clips, folders)["left_over"]
+    clips = own_part(all_clips, config.shard)
     if config.dry_run:
-        return Summary(corpus.name, [planned(c) for c in clips], 0.0, 0, ws.prepared(corpus.name), dry_run=True)
+        planned_records = [planned(c) for c in clips]
+        return Summary(corpus.name, planned_records, 0.0, 0, ws.prepared(corpus.name), left_over, dry_run=True)
     with ws.lock(f"prepare-{corpus.name}"):
         folder = make_folder(ws.prepared(corpus.name))
         sweep(folder)
@@ -75,7 +83,7 @@ def prepare_corpus(
         records = _second_look(folder, clips, records, config, context)
         seconds = time.monotonic() - started
         write_results(folder, records, config, context, raw)
-    return Summary(corpus.name, records, seconds, reused, folder)
+    return Summary(corpus.name, records, seconds, reused, folder, left_over)
 
 
 def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
@@ -196,6 +204,9 @@ def summary_lines(summary: Summary, most: int = 20) -> list[str]:
         lines += [f"  {status:9} {r.subject}/{r.clip}  {r.reason}" for r in group[:most]]
         if len(group) > most:
             lines.append(f"  {status:9} ... and {len(group) - most} more, see clips.csv")
+    lines += [
+        f"  no row    {folder}  a clip on disk that the annotation does not name" for folder in summary.left_over[:most]
+    ]
     if not summary.dry_run:
         rate = (total - summary.reused) / max(summary.seconds, 1e-9)
         fresh = f"{total - summary.reused} new at {rate:.1f} clips/s, {summary.reused} up to date"

@@ -128,7 +128,7 @@ class TrainConfig(Checked):
     protocol: str = option("loso", "how subjects are split", choices=("loso", "holdout", "kfold"))
     data: tuple[str, ...] = option((), "corpora to train on, or 3db; default: all that has flow", metavar="CORPUS")
     model: str = option("merba", "see `mepipe models`", metavar="NAME")
-    classes: int = option(3, "label set: 3 (negative, positive, surprise) or 7 (DFME's)", low=3, high=7)
+    classes: int = option(3, "label set: 3 (MEGC2019), 5 (each corpus's own), 7 (DFME's)", low=3, high=7)
     head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
     epochs: int | None = option(None, "epochs per fold; default: the model's recipe (paper: 70, holdout 200)", low=1)
     batch_size: int | None = option(None, "clips per step; default: the model's recipe (paper: 128)", low=1)

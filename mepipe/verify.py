@@ -65,14 +65,15 @@ class Verification:
     seconds: float = 0.0
 
     @property
-    def failed(self) -> bool:
-        return any(f.grade == "must-fail" for f in self.findings)
+    def failed(self) -> int:
+        """How many findings must be put right before ``prepare`` can use everything."""
+        return sum(f.grade == "must-fail" for f in self.findings)
 
     def named(self, name: str) -> list[Finding]:
         return [f for f in self.findings if f.name == name]
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``: corpus, raw, failed, counts, seconds, findings (grade, name, where, text)."""
+        """For ``--json``: corpus, raw, failed (a count), counts, seconds, findings (grade, name, where, text)."""
         findings = [{"grade": f.grade, **asdict(f)} for f in self.findings]
         return {"corpus": self.corpus, "raw": str(self.raw), "failed": self.failed, "counts": self.counts,
                 "seconds": round(self.seconds, 3), "findings": findings}  # fmt: skip
@@ -88,8 +89,7 @@ class Verification:
                          f"{c['left_over']} without a row, {c['other']} of other things")  # fmt: skip
         for name in (*MUST_FAIL, *WARN):
             lines += _section(name, self.named(name), most)
-        must = sum(f.grade == "must-fail" for f in self.findings)
-        lines.append(f"{must} must-fail, {len(self.findings) - must} warnings ({self.seconds:.1f} s)")
+        lines.append(f"{self.failed} must-fail, {len(self.findings) - self.failed} warnings ({self.seconds:.1f} s)")
         return lines
 
 
@@ -134,11 +134,11 @@ def verify_corpus(
             usable.append(clip)
         if progress:
             progress(done, len(clips))
-    places = _places(corpus, clips, folders)
+    accounted = places(corpus, clips, folders)
     findings += [Finding(LEFT_OVER, _below(p, folders), "no row of the annotation names it")
-                 for p in places["left_over"]]  # fmt: skip
+                 for p in accounted["left_over"]]  # fmt: skip
     findings += _of_counts(corpus, clips, usable)
-    counts = _counts(clips, usable, findings) | {name: len(found) for name, found in places.items()}
+    counts = _counts(clips, usable, findings) | {name: len(found) for name, found in accounted.items()}
     counts |= {"folders": len(folders.all), "images": images.opened}
     return Verification(corpus.name, raw, tuple(findings), counts, time.monotonic() - started)
 
@@ -267,13 +267,15 @@ def _absent(
 # --- the corpus as a whole -------------------------------------------------------------------------
 
 
-def _places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dict[str, list[Path]]:
-    """The folders with images: named by a row, copies of such (crops beside raw frames), left over, other."""
+def places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dict[str, list[Path]]:
+    """Every folder of images once: ``named`` by a row, ``copies`` of such (crops beside raw frames), ``left_over``
+    (a clip without a row), ``other`` (what the corpus says is no clip of it).
+    """
     named = {c.frames for c in clips if c.frames}
     subjects: dict[str, set[str]] = {}
     for c in clips:
         subjects.setdefault(loose(c.name), set()).add(loose(c.subject))
-    places: dict[str, list[Path]] = {"named": [], "copies": [], "left_over": [], "other": []}
+    found: dict[str, list[Path]] = {"named": [], "copies": [], "left_over": [], "other": []}
     for folder in folders.all:
         *above, last = map(loose, folders.parts(folder))
         if folder in named:
@@ -284,8 +286,8 @@ def _places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dic
             place = "copies"
         else:
             place = "left_over"
-        places[place].append(folder)
-    return places
+        found[place].append(folder)
+    return found
 
 
 def _below(folder: Path, folders: FrameFolders) -> str:

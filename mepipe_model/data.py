@@ -22,7 +22,7 @@ CLASSES: dict[int, tuple[str, ...]] = {
     3: ("negative", "positive", "surprise"),  # MEGC2019's numbers 0, 1, 2
     7: ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"),  # DFME's EmotionId
 }
-LABEL_FIELD = {3: "label3", 7: "label7"}
+LABEL_FIELD = {3: "label3", 5: "label5", 7: "label7"}
 PREPARED_AT_ONCE = 32  # 20 MB of flow
 MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in RAM, larger is read per batch
 
@@ -32,7 +32,7 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
 
     source: a folder of shards or a list of files; corpora: only these.  composite: a list such as "3db" that
     decides which clips belong and their labels (3 classes); its clips that are not there are in ``missing``.
-    Samples without a label in the set of ``classes`` (3 or 7) are left out, see ``unlabelled``.  Files are
+    Samples without a label in the set of ``classes`` (3, 5 or 7) are left out, see ``unlabelled``.  Files are
     opened in each worker.  ``transform`` is applied to the flow tensor.
     """
 
@@ -44,13 +44,14 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
         transform: Any = None,
         composite: str | None = None,
     ) -> None:
-        if classes not in CLASSES:
-            raise UsageError(f"classes={classes}", do="valid: 3 (MEGC2019) or 7 (DFME)")
-        self.classes = CLASSES[classes]
+        if classes not in LABEL_FIELD:
+            do = "valid: 3 (MEGC2019), 5 (each corpus's own five), 7 (DFME)"
+            raise UsageError(f"--classes {classes}", do=do)
         self.transform = transform
         self.shards: Shards = open_shards(source, corpora)
         self.content = self.shards.content
-        labels = [getattr(s, LABEL_FIELD[classes]) for s in self.shards.samples]
+        labels = [label_of(s, classes) for s in self.shards.samples]
+        self.classes = CLASSES.get(classes) or tuple(sorted({label for label in labels if label}))
         self.missing: list[str] = []
         if composite is not None:
             labels, self.missing = composite_labels(composite, self.shards.samples, classes)
@@ -78,6 +79,18 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
     def flow(self, i: int) -> np.ndarray:
         """The flow of sample ``i``, (3, H, W) float32 in px."""
         return self.shards.flow(self._where[i])
+
+
+def label_of(sample: Sample, classes: int) -> str:
+    """The sample's label in a label set, "" for none.
+
+    The five classes differ by corpus: they follow from the emotion by data_manifests/labels.csv and are not stored.
+    """
+    if classes != 5:
+        return str(getattr(sample, LABEL_FIELD[classes]))
+    from mepipe.datasets.manifests import label_table
+
+    return label_table(sample.corpus).get(sample.emotion, {}).get("label5", "")
 
 
 def composite_labels(name: str, samples: Sequence[Sample], classes: int) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import DataError
+from mepipe.errors import DataError, UsageError
 from mepipe.workspace import Workspace, write_json
 from mepipe_model.metrics import Scores
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, find_run, read_predictions, write_predictions
@@ -99,14 +99,23 @@ def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
 
     Raises DataError when a clip is predicted twice or the class lists differ.
     """
-    return score(*pooled(ws, sources))
+    leaky = any(map(is_leaky, sources))
+    return {**score(*pooled(ws, sources)), "selection": LEAKY if leaky else "as predicted"}
+
+
+def is_leaky(source: str) -> bool:
+    """Whether ``source`` is the file of predictions whose epoch was chosen on the test subject."""
+    return Path(source).name == ORACLE_FILE
 
 
 def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Comparison:
     """The pooled ``sources`` against one other run, folder or file, over the same clips.
 
-    Raises DataError as ``evaluate_runs``, and when clips, truth or classes differ.
+    Raises DataError as ``evaluate_runs``, and when clips, truth or classes differ; UsageError for predictions
+    that saw the test subject.
     """
+    if any(map(is_leaky, [*sources, against])):
+        raise UsageError(f"{ORACLE_FILE} saw the test subjects: a comparison with it tests nothing")
     rows, classes = pooled(ws, sources)
     others, names = pooled(ws, [against])
     if names != classes:
@@ -159,7 +168,9 @@ def _read(ws: Workspace, source: str) -> tuple[list[Prediction], tuple[str, ...]
 
 def lines(scores: dict[str, Any]) -> list[str]:
     """``evaluate_runs``'s result as text, with the class scores."""
-    out = [f"{scores['clips']} clips, pooled", *_table(scores, "as predicted")]
+    out = [f"{scores['clips']} clips, pooled", *_table(scores, scores["selection"])]
+    mark = f"{LEAKY} " if scores["selection"] == LEAKY else ""
     for name, c in scores["per_class"].items():
-        out.append(f"    {name:10} F1 {c['F1']:.4f}  recall {c['recall']:.4f}  ({c['clips']} clips)")
+        figures = f"{mark}F1 {c['F1']:.4f}  {mark}recall {c['recall']:.4f}"
+        out.append(f"    {name:10} {figures}  ({c['clips']} clips)")
     return out + [f"  warning: {w}" for w in scores["warnings"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle  # for the name of the error that torch.load raises; nothing is unpickled
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
@@ -28,6 +30,7 @@ from mepipe_model.models.base import FlowModel, PreparingModel
 from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
+from mepipe_model.weights import save_weights
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
 LOG = ("epoch", "lr", "loss", "accuracy", "inner_UF1", "oracle_leaky_accuracy")
@@ -256,12 +259,16 @@ class _Training:
         path = self.folder / "state.pt"
         if not path.is_file():
             return 0
-        state = torch.load(path, map_location=self.bench.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best = _Best(*state["best"])
-        self.log = state["log"]
-        return int(state["next_epoch"])
+        try:
+            state = torch.load(path, map_location=self.bench.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best = _Best(*state["best"])
+            self.log = state["log"]
+            return int(state["next_epoch"])
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
+            do = "remove it: the fold then starts again"
+            raise DataError(f"{path} is no state of this fold ({type(e).__name__})", do=do) from e
 
 
 def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -270,16 +277,6 @@ def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimiz
     assert config.optimizer is not None, "the settings must be resolved"
     assert config.weight_decay is not None
     return kinds[config.optimizer](model.parameter_groups(config.weight_decay), betas=(0.9, 0.999))
-
-
-def save_weights(folder: Path, model: Any, scale: Scale, classes: Sequence[str]) -> None:
-    """weights.safetensors, and weights.json with all that is needed to use them."""
-    from safetensors.torch import save_file
-
-    with atomic_file(folder / "weights.safetensors") as temp:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temp)
-    about = {"model": model.config, "classes": list(classes), "scale": {"mean": scale.mean, "std": scale.std}}
-    write_json(folder / "weights.json", about)
 
 
 def seed_of(seed: int, fold: str, what: str) -> int:

@@ -16,7 +16,7 @@ def known_models() -> list[dict[str, Any]]:
 def listing() -> str:
     lines = []
     for m in known_models():
-        lines.append(f"{m['name']:14} {m['params'] / 1e6:8.2f} M parameters  {m['summary']}")
+        lines.append(f"{m['name']:14} {m['params']:11,} parameters  {m['summary']}")
         lines.append(f"{'':14} input      {m['input']}")
         lines.append(f"{'':14} source     {m['source']} ({m['fidelity']})")
         lines.append(f"{'':14} published  {m['published']}")

@@ -15,7 +15,7 @@ from mepipe.flow import TVL1Params, resolve_engine
 from mepipe.frames import VideoFile, open_frames
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import Workspace, write_bytes
-from mepipe_model.runs import Run, find_run, read_json
+from mepipe_model.runs import Run, find_run
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,12 @@ def flow_like(run: Run, onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
 def mean_probabilities(run: Run, folds: list[str], flow: np.ndarray) -> np.ndarray:
     """(classes,) mean over the models of ``folds``, each with its own scaling."""
     import torch
-    from safetensors.torch import load_file
 
-    from mepipe_model.data import Scale
-    from mepipe_model.models import create_model
+    from mepipe_model.weights import load_weights
 
     total = np.zeros(len(run.classes))
     for fold in folds:
-        about = read_json(run.fold(fold) / "weights.json") or {}
-        model = create_model(**about["model"])
-        model.load_state_dict(load_file(run.fold(fold) / "weights.safetensors"))
-        model.eval()
-        scale = Scale(tuple(about["scale"]["mean"]), tuple(about["scale"]["std"]))
+        model, scale = load_weights(run.fold(fold))
         with torch.inference_mode():
             out = model(scale(torch.from_numpy(flow)[None]))
             total += model.head.probabilities(out)[0].double().numpy()

@@ -373,7 +373,7 @@ def recipe_lines(plan: Plan) -> list[str]:
     steps = -(-max(len(f.train) for f in plan.folds) // c.batch_size)
     marks = sorted({0, 1, c.warmup, c.epochs // 2, c.epochs - c.cooldown, c.epochs - 1} & set(range(c.epochs)))
     rates = ", ".join(f"epoch {e + 1}: {learning_rate(c, e * steps, steps):.3e}" for e in marks)
-    settings = ", ".join(f"{k}={v}" for k, v in c.as_dict().items() if v not in (None, (), False))
+    settings = ", ".join(f"{k}={v}" for k, v in c.as_dict().items() if v not in (None, ()) and v is not False)
     folds = [f"  fold {n} {f.id}: {len(f.train)} training clips, {len(f.test)} test clips"
              for n, f in enumerate(plan.folds, start=1)]  # fmt: skip
     how = [f"device: {plan.device}", f"settings: {settings}", f"learning rate: {rates}"]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import openpyxl
 import pytest
@@ -536,25 +538,12 @@ def test_a_clip_gives_its_units_and_keeps_its_cell(tmp_path):
 
 # --- corpora of other packages ---------------------------------------------------------------------
 
-PLUGIN = """
-from mepipe.datasets.base import CORPORA, Corpus, from_row
-from mepipe.datasets.sheet import read_sheet
+ADDING = Path(__file__).parents[1] / "docs" / "corpora" / "adding.md"
 
 
-@CORPORA.register("mine")
-class Mine(Corpus):
-    name, title, fps = "mine", "My corpus", 120.0
-    licence, layout, sheet_names = "ask me", "clips/p1/c1/0001.png + mine.csv", ("mine.csv",)
-
-    def read(self, raw, folders, sheet):
-        for row in read_sheet(self.find_sheet(folders, sheet), ("subject", "clip", "onset", "offset", "emotion")):
-            subject, name = row.text("subject"), row.text("clip")
-            frames = folders.find(subject, name)
-            yield from_row(row, corpus="mine", subject=subject, name=name, fps=120.0, frames=frames)
-
-    def labels(self):
-        return {"joy": {"label3": "positive", "label7": "happiness"}}
-"""
+def worked_example() -> str:
+    """The module that docs/corpora/adding.md shows."""
+    return re.search(r"```python\n(.*?)```", ADDING.read_text("utf-8"), re.DOTALL)[1]
 
 
 @pytest.fixture
@@ -576,14 +565,14 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_a_package_adds_a_corpus_through_its_entry_point(plugin, tmp_path):
-    plugin(PLUGIN)
+    plugin(worked_example())
     assert list_corpora()[-1] == "mine"
     raw = tmp_path / "raw"
     tiny.frames(raw / "clips" / "p1" / "c1", (1, 5, 9), "{:04d}.png")
     (raw / "mine.csv").write_text("Subject,Filename,Onset,Apex,Offset,Emotion\np1,c1,1,5,9,Joy\n")
     clip = only("mine", raw)
     assert (clip.id, clip.apex, clip.label3, clip.label7, clip.problem) == ("p1/c1", 5, "positive", "happiness", "")
-    assert "My corpus: counts not stated, 120 fps" in listing()
+    assert "My corpus: 12 clips of 3 subjects, 120 fps" in listing()
 
 
 def test_a_plugin_that_does_not_load_is_named(plugin):

@@ -22,11 +22,11 @@ from mepipe_model.train import train_run
 # as such files name them; SMIC's and SAMM's ids are not those of the corpora
 ROWS = [
     ("samm", "6", "006_1_2", "negative"),
-    ("samm", "7", "007_3_1", "positive"),
+    ("samm", "7", "007_3_1", "negative"),
     ("smic", "s01", "s01_ne_01", "negative"),
-    ("smic", "s02", "s02_ne_01", "negative"),
+    ("smic", "s01", "s01_ne_02", "negative"),
     ("casme2", "sub01", "EP02_01f", "positive"),
-    ("casme2", "sub02", "EP03_02f", "surprise"),
+    ("casme2", "sub02", "EP03_02f", "negative"),
 ]
 
 

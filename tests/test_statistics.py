@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mepipe.errors import DataError
+from mepipe.errors import DataError, UsageError
 from mepipe.workspace import Workspace
-from mepipe_model.evaluate import compare_runs, comparison_lines, evaluate_runs, lines, score
+from mepipe_model.evaluate import LEAKY, compare_runs, comparison_lines, evaluate_runs, lines, score
 from mepipe_model.metrics import uf1_uar
-from mepipe_model.runs import Prediction, write_predictions
+from mepipe_model.runs import ORACLE_FILE, Prediction, write_predictions
 from mepipe_model.statistics import compare, intervals, mcnemar
 
 CLASSES = ("negative", "positive", "surprise")
@@ -134,6 +134,19 @@ def test_the_command_compares_pooled_parts_with_another_run(tmp_path, run_mepipe
     text = comparison_lines(comparison, "b.csv")
     assert f"= {comparison.differences['UF1'].difference:+.4f}" in text[1]
     assert "intervals over subjects" in "\n".join(lines(evaluate_runs(ws, parts)))
+
+
+def test_predictions_that_saw_the_test_subject_are_marked_and_never_compared(tmp_path):
+    rows, ws = made(), Workspace(tmp_path / "work")
+    for name in (ORACLE_FILE, "fair.csv"):
+        write_predictions(tmp_path / name, rows, CLASSES)
+    leaky, fair = str(tmp_path / ORACLE_FILE), str(tmp_path / "fair.csv")
+    text = lines(evaluate_runs(ws, [leaky]))[1:]
+    assert all(LEAKY in line for line in text if "UF1" in line or "F1 " in line)
+    assert not any(LEAKY in line for line in lines(evaluate_runs(ws, [fair])))
+    for a, b in ((leaky, fair), (fair, leaky)):
+        with pytest.raises(UsageError, match="saw the test subjects"):
+            compare_runs(ws, [a], b)
 
 
 def test_the_published_predictions_have_the_published_score_inside_a_wide_interval(real_data):

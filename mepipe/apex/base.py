@@ -35,6 +35,8 @@ class Spotter:
         crops = checked(crops)
         if len(crops) == 2:
             return 1  # there is no choice, and no method can be asked for a peak
+        if all(np.array_equal(c, crops[0]) for c in crops[1:]):
+            return middle(len(crops))
         curve = self.curve(crops)
         return inside(self.pick(curve), len(crops)) if not flat(curve) else middle(len(crops))
 

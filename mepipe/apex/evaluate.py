@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ WITHIN = (1, 2, 5)  # frames
 BASELINE = "midpoint"
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def evaluate_corpus(
     context = Context.of(config)
     clips = corpus.clips(raw, sheet=config.sheet, corrections=config.corrections)
     unusable = [s for c in clips if (s := _unusable(c))]
-    wanted = _spread([c for c in clips if not _unusable(c)], limit)
+    wanted = spread([c for c in clips if not _unusable(c)], limit)
     results = _work(wanted, names, config, context, jobs, progress)
     used = tuple(s for s in results if not s.kind)
     left_out = (*unusable, *(s for s in results if s.kind))
@@ -163,10 +164,10 @@ def _unusable(clip: Clip) -> Spotted | None:
     return None
 
 
-def _spread(clips: list[Clip], limit: int | None) -> list[Clip]:
+def spread(clips: Sequence[T], limit: int | None) -> list[T]:
     """``limit`` of the clips at even distances, so that few clips still are of many subjects."""
     if limit is None or limit >= len(clips):
-        return clips
+        return list(clips)
     return [clips[i * len(clips) // limit] for i in range(limit)]
 
 

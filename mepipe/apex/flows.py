@@ -20,7 +20,7 @@ NOSE_WINDOW = 8  # px at half resolution, as in ME-PLAN's code
 def onset_flow(crops: np.ndarray) -> np.ndarray:
     """Farneback flow from crop 0 to every crop, (N, 112, 112, 2) float32, px at half resolution.
 
-    crops: (N, 224, 224) uint8.  The mean brightness of a frame is first set to the onset's.  About 5 ms
+    crops: (N, 224, 224) uint8.  The mean brightness of a frame is first set to the onset's.  About 4 ms
     a frame on one core.
     """
     import cv2

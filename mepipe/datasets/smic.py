@@ -17,7 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from mepipe.datasets.base import CORPORA, NO_FRAME, Clip, Corpus, FrameFolders, best_sheet, emotion_word
+from mepipe.datasets.base import (
+    CORPORA,
+    IMAGE_SUFFIXES,
+    NO_FRAME,
+    Clip,
+    Corpus,
+    FrameFolders,
+    best_sheet,
+    emotion_word,
+)
 from mepipe.datasets.sheet import Row, read_sheet
 from mepipe.errors import DataError
 from mepipe.frames import FrameFolder
@@ -167,7 +176,8 @@ def _is_extended(part: str) -> bool:
 
 def _rank(folder: Path, parts: tuple[str, ...]) -> tuple[bool, bool, int]:
     """Smaller is better: not empty, not the supplied crops, not deep."""
-    return not any(folder.iterdir()), any("crop" in p for p in parts), len(parts)
+    empty = not any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir())
+    return empty, any("crop" in p for p in parts), len(parts)
 
 
 def _number(cell: str) -> int | None:

@@ -1,0 +1,50 @@
+"""A fold's weights on disk: safetensors beside a JSON with all that is needed to use them. No pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mepipe.errors import DataError, UsageError
+from mepipe.workspace import atomic_file, write_json
+from mepipe_model.runs import read_json
+
+if TYPE_CHECKING:
+    from mepipe_model.data import Scale
+    from mepipe_model.models.base import FlowModel
+
+WEIGHTS, ABOUT = "weights.safetensors", "weights.json"
+
+
+def save_weights(folder: Path, model: FlowModel, scale: Scale, classes: Sequence[str]) -> None:
+    """Write weights.safetensors and weights.json into ``folder``."""
+    from safetensors.torch import save_file
+
+    with atomic_file(folder / WEIGHTS) as temp:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temp)
+    about = {"model": model.config, "classes": list(classes), "scale": {"mean": scale.mean, "std": scale.std}}
+    write_json(folder / ABOUT, about)
+
+
+def load_weights(folder: Path) -> tuple[FlowModel, Scale]:
+    """The model of ``folder`` in evaluation mode, and the scaling of its inputs.
+
+    Raises DataError, naming the file, when it is damaged or does not fit its description.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from mepipe_model.data import Scale
+    from mepipe_model.models import create_model
+
+    about = read_json(folder / ABOUT) or {}
+    try:
+        model = create_model(**about["model"])
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        scale = Scale(tuple(map(float, about["scale"]["mean"])), tuple(map(float, about["scale"]["std"])))
+    except (KeyError, TypeError, ValueError, UsageError, OSError, RuntimeError, SafetensorError) as e:
+        do = "train the fold again: remove its folder and run the same train command"
+        raise DataError(f"{folder / WEIGHTS} cannot be used ({type(e).__name__}: {e})", do=do) from e
+    model.eval()
+    return model, scale
