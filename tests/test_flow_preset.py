@@ -66,7 +66,7 @@ def test_the_help_states_the_defaults_of_the_default_preset():
             assert stated == ("no" if value is False else f"{value:g}"), f.name
 
 
-PEOPLE_NOT_TUNED_ON = list(enumerate(PEOPLE["held-out"], 1))  # noise seed, person
+PEOPLE_NOT_TUNED_ON = list(enumerate(PEOPLE["held-out"][::2], 1))  # noise seed, person
 
 
 def errors(params, peak, noise):

@@ -1,7 +1,8 @@
 """HTNet: crops around eyes and mouth corners of the 28x28 maps, through a nested transformer; 139,582,982 parameters.
 
-Source     Wang, Zhang, Luo, Sankaranarayana: HTNet for micro-expression recognition, Neurocomputing 602, 2024.  Layers of the
-           authors' public code with depths (2, 2, 10); its older script has (2, 2, 8) and 114,429,446 parameters.
+Source     Wang, Zhang, Luo, Sankaranarayana: HTNet for micro-expression recognition, Neurocomputing 602, 2024.
+           Layers of the authors' public code with depths (2, 2, 10); its older script has (2, 2, 8) and 114,429,446
+           parameters.
 Landmarks  The code finds five points on the 28x28 apex face by MTCNN, and where that fails takes a fixed set.  Ours is
            the fixed set for every clip, since the crops are aligned.  The code swaps row and column, which turns the
            tiles' arrangement into [left eye, left mouth corner; right eye, right mouth corner]; so does this.
