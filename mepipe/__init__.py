@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from mepipe.flow.strain import strain
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)

@@ -353,6 +353,9 @@ def main(args: list[str] | None = None) -> None:
         code = e.exit_code
     except MepipeError as e:
         code = _fail(str(e), e.exit_code, debug)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message())
+        code = 2
     except click.ClickException as e:
         code = _fail(_usage(e), 2, debug)
     except (KeyboardInterrupt, click.Abort):

@@ -97,6 +97,7 @@ class Context:
     detector: str
     landmarks: str | None
     align: int
+    spotters: int
     versions: dict[str, str | None]
 
     @classmethod
@@ -108,6 +109,7 @@ class Context:
             detector=get_detector(config.detector, config.detector_file).version(),
             landmarks=hash_file(path)[:16] if path else None,
             align=align.METHOD_VERSION,
+            spotters=apex.METHOD_VERSION,
             versions=versions("opencv-contrib-python", "numpy"),
         )
 
@@ -213,9 +215,17 @@ def align_clip(
     Raises DataError when there is no face or a frame is damaged.
     """
     onset = frames.read(_number(clip.onset))
+
+    def cropped(number: int) -> np.ndarray:
+        image = onset if number == clip.onset else frames.read(number)
+        if image.shape[:2] != onset.shape[:2]:
+            size, usual = (f"{i.shape[1]}x{i.shape[0]}" for i in (image, onset))
+            raise DataError(f"frame {number} has {size} px, the onset frame {usual}: one transform cannot serve both")
+        return align.crop(image, matrix)
+
     face, points = find_face(onset, clip, tools.detector, tools.predictor, expected_width)
     matrix = align.matrix_from_box(face.box) if points is None else align.matrix_from_landmarks(points)
-    crops = {n: align.crop(onset if n == clip.onset else frames.read(n), matrix) for n in numbers}
+    crops = {n: cropped(n) for n in numbers}
     if clip.apex is None:
         clip = spotted(clip, crops, tools.config.apex)
     return Aligned(clip, crops, face, points, matrix)

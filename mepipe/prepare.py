@@ -19,7 +19,7 @@ from statistics import median
 
 from mepipe.clipwork import ClipTask, Context, Record, prepare_clip, start_worker
 from mepipe.datasets.base import Clip, Corpus
-from mepipe.errors import UsageError
+from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.settings import PrepareConfig, cores
 from mepipe.verify import places
@@ -189,8 +189,19 @@ def read_records(folder: Path) -> list[Record]:
     path = folder / "clips.csv"
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as f:
-        return [Record.from_row(row) for row in csv.DictReader(f)]
+    n = 1
+    try:
+        with path.open(newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError("its header is not that of clips.csv")
+            records = []
+            for n, row in enumerate(reader, start=2):
+                records.append(Record.from_row(row))
+            return records
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
+        do = f"run mepipe prepare {folder.name} RAW again; it rewrites the file"
+        raise DataError(f"{path} row {n} cannot be read ({e})", do=do) from e
 
 
 def summary_lines(summary: Summary, most: int = 20) -> list[str]:
@@ -208,7 +219,8 @@ def summary_lines(summary: Summary, most: int = 20) -> list[str]:
         f"  no row    {folder}  a clip on disk that the annotation does not name" for folder in summary.left_over[:most]
     ]
     if not summary.dry_run:
-        rate = (total - summary.reused) / max(summary.seconds, 1e-9)
-        fresh = f"{total - summary.reused} new at {rate:.1f} clips/s, {summary.reused} up to date"
+        new = total - summary.reused
+        rate = f" ({new / max(summary.seconds, 1e-9):.1f} clips/s)" if new else ""
+        fresh = f"{new} looked at{rate}, {summary.reused} up to date"
         lines.append(f"  {summary.seconds:.1f} s ({fresh}) -> {summary.folder / 'clips.csv'}")
     return lines

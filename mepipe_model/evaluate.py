@@ -100,7 +100,18 @@ def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
     Raises DataError when a clip is predicted twice or the class lists differ.
     """
     leaky = any(map(is_leaky, sources))
-    return {**score(*pooled(ws, sources)), "selection": LEAKY if leaky else "as predicted"}
+    result = {**score(*pooled(ws, sources)), "selection": LEAKY if leaky else "as predicted"}
+    result["warnings"] += [note for source in sources if (note := unfinished(ws, source))]
+    return result
+
+
+def unfinished(ws: Workspace, source: str) -> str:
+    """What to say of a run whose folds are not all there; "" for a whole run or a file."""
+    if Path(source).is_file():
+        return ""
+    run = find_run(ws, source)
+    done, total = len(run.finished()), len(run.fold_ids)
+    return "" if done == total else f"{run.name}: {done} of {total} folds are finished: not a result yet"
 
 
 def is_leaky(source: str) -> bool:

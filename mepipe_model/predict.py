@@ -33,9 +33,10 @@ class Answer:
     folds: tuple[str, ...]
     largest_motion: float
     picture: str | None
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "folds": list(self.folds)}
+        return {**vars(self), "folds": list(self.folds), "warnings": list(self.warnings)}
 
     def lines(self) -> list[str]:
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
@@ -44,6 +45,7 @@ class Answer:
         out.append(f"  onset {self.onset}, apex {self.apex} ({self.apex_source}), crop by {self.align}, "
                    f"largest motion {self.largest_motion:.2f} px at 224x224")  # fmt: skip
         out.append(f"  mean of {len(self.folds)} models of {self.run}")
+        out += [f"  warning: {w}" for w in self.warnings]
         return out + ([f"  picture {self.picture}"] if self.picture else [])
 
 
@@ -94,6 +96,7 @@ def predict_clip(
         folds=tuple(folds),
         largest_motion=float(flow[2].max()),
         picture=str(picture) if picture else None,
+        warnings=doubts(flow, the_run, folds, fold),
     )
     if picture:
         from mepipe.report import prediction_picture
@@ -101,6 +104,36 @@ def predict_clip(
         title = f"{path.name}: {answer.prediction}"
         write_bytes(picture, prediction_picture(first, top, flow, the_run.classes, list(probabilities.values()), title))
     return answer
+
+
+STILL = 0.1  # px: with sensor noise alone, TV-L1 finds about as much
+FAR = 20.0  # px at 224x224: no expression moves a face that far between onset and apex
+
+
+def doubts(flow: np.ndarray, run: Run, folds: list[str], asked: str | None) -> tuple[str, ...]:
+    """What a reader of the answer must know."""
+    largest, notes = float(flow[2].max()), []
+    if largest < STILL:
+        notes.append(f"nothing moves between onset and apex ({largest:.2f} px): the classes mean nothing here")
+    if largest > FAR:
+        notes.append(f"{largest:.0f} px of motion is no micro-expression: a cut, a head turn, or two faces?")
+    if len(folds) < len(run.fold_ids) and asked is None:
+        notes.append(f"only {len(folds)} of {len(run.fold_ids)} folds have weights")
+    if asked is None and len(folds) > 1:
+        notes.append(
+            "a clip of the training corpus was seen by most of these models; --fold chooses the one that was not"
+        )
+    return tuple(notes)
+
+
+def check_picture(path: Path | None) -> None:
+    """Raises UsageError, before any work, for a picture that could not be written."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--picture {path}: pictures are PNG", do="end the name in .png")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--picture {path}: there is no folder {path.parent}")
 
 
 def usable_folds(run: Run, fold: str | None) -> list[str]:
@@ -117,6 +150,8 @@ def usable_folds(run: Run, fold: str | None) -> list[str]:
 def _clip(path: Path, frames: Any, onset: int | None, apex: int | None, offset: int | None) -> Clip:
     onset = frames.numbers[0] if onset is None else onset
     offset = frames.numbers[-1] if offset is None else offset
+    if len(frames.numbers) < 2:
+        raise DataError(f"{path} has one frame", do="onset and apex are needed")
     if not onset < offset or (apex is not None and not onset < apex <= offset):
         raise UsageError(f"onset {onset}, apex {apex}, offset {offset}: onset < apex <= offset is needed")
     fps = frames.fps if isinstance(frames, VideoFile) else 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, digest, safe_name, write_text
 
 FORMAT, VERSION = "mepipe.run", 1
+NEEDED = ("corpus", "subject", "clip", "true", "pred")  # columns of a predictions.csv
 ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
 # settings that do not change any number of a run
 BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "data"})
@@ -110,7 +111,8 @@ def load_run(folder: Path) -> Run:
     assert config is not None
     if config.get("format") != FORMAT or config.get("version") != VERSION:
         found = f"{config.get('format')!r} version {config.get('version')!r}"
-        raise DataError(f"{folder / 'config.json'} is {found}; this mepipe reads {FORMAT!r} version {VERSION}")
+        do = "it is no run, or one of another version: train again under another --run"
+        raise DataError(f"{folder / 'config.json'} is {found}; this mepipe reads {FORMAT!r} version {VERSION}", do=do)
     return Run(folder, config)
 
 
@@ -144,30 +146,42 @@ def write_predictions(path: Path, rows: Sequence[Prediction], classes: Sequence[
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
-    """Rows and class names of a predictions.csv. Raises DataError that names the row."""
+    """Rows and class names of a predictions.csv, ours or anybody's. Raises DataError that names the row.
+
+    Columns corpus, subject, clip, true, pred in any order; fold and p_<class> where there are any.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as f:
             table = list(csv.reader(f))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"cannot read {path}: {e}") from e
-    head = ["corpus", "subject", "clip", "fold", "true", "pred"]
-    if not table or table[0][:6] != head:
-        raise DataError(f"{path} has no header {','.join(head)},p_<class>...")
-    classes = tuple(c.removeprefix("p_") for c in table[0][6:])
-    return [_prediction(path, n, row, classes) for n, row in enumerate(table[1:], start=2) if row], classes
+    header = [c.strip() for c in table[0]] if table else []
+    absent = [c for c in NEEDED if c not in header]
+    if absent:
+        do = f"columns: {', '.join(NEEDED)}; fold and p_<class> may follow"
+        raise DataError(f"{path} has no column {', '.join(absent)}", do=do)
+    given = tuple(c.removeprefix("p_") for c in header if c.startswith("p_"))
+    rows = [(n, dict(zip(header, row, strict=False))) for n, row in enumerate(table[1:], start=2) if row]
+    return [_prediction(path, n, row, given) for n, row in rows], given or _occurring(row for _, row in rows)
 
 
-def _prediction(path: Path, n: int, row: list[str], classes: tuple[str, ...]) -> Prediction:
+def _prediction(path: Path, n: int, row: dict[str, str], classes: tuple[str, ...]) -> Prediction:
+    if any(row.get(c) is None for c in NEEDED):
+        raise DataError(f"{path} row {n} has too few cells")
     try:
-        probabilities = tuple(float(p) for p in row[6:])
-    except ValueError as e:
-        raise DataError(f"{path} row {n}: {e}") from e
-    if len(probabilities) != len(classes):
-        raise DataError(f"{path} row {n} has {len(probabilities)} probabilities for {len(classes)} classes")
-    for value in row[4:6]:
-        if classes and value not in classes:
-            raise DataError(f"{path} row {n}: class {value!r} is none of {', '.join(classes)}")
-    return Prediction(*row[:6], probabilities)
+        probabilities = tuple(float(row[f"p_{c}"]) for c in classes)
+    except (KeyError, ValueError) as e:
+        raise DataError(f"{path} row {n}: a probability is missing or no number ({e})") from e
+    for name in ("true", "pred"):
+        if classes and row[name] not in classes:
+            raise DataError(f"{path} row {n}: class {row[name]!r} is none of {', '.join(classes)}")
+    names = (row["corpus"], row["subject"], row["clip"], row.get("fold", ""), row["true"], row["pred"])
+    return Prediction(*names, probabilities)
+
+
+def _occurring(rows: Iterable[dict[str, str]]) -> tuple[str, ...]:
+    """The classes of a file without p_ columns: those that occur as truth or prediction."""
+    return tuple(sorted({row.get(name) or "" for row in rows for name in ("true", "pred")}))
 
 
 def writable_run(folder: Path, config: dict[str, Any]) -> Run:

@@ -78,12 +78,12 @@ def train_run(
     if config.resume:
         config = resumed(ws, config)
     plan = make_plan(ws, resolved(config))
+    wanted = chosen(plan.folds, config.folds)
     if config.dry_run:
-        return Outcome(ws.runs, None, recipe_lines(plan))
+        return Outcome(ws.runs, None, recipe_lines(plan, wanted))
     run = open_run(ws, plan)
     with ws.lock(f"train-{run.name}"):
         sweep(run.folder / "folds")
-        wanted = chosen(plan.folds, config.folds)
         left = [f for f in wanted if run.fold_facts(f.id) is None]
         for line in start_lines(plan, run, len(wanted), len(left)):
             say(line)
@@ -109,6 +109,9 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     if not len(data):
         whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
         raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
+    if damaged := data.shards.damaged():
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do="run mepipe flow again")
     samples = data.samples
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
@@ -363,7 +366,7 @@ def composite_lines(plan: Plan) -> list[str]:
     return [f"  {plan.composite}: {per_corpus}", *(f"  missing: {m}" for m in plan.missing)]
 
 
-def recipe_lines(plan: Plan) -> list[str]:
+def recipe_lines(plan: Plan, wanted: Sequence[Fold]) -> list[str]:
     """The dry run: data, folds, resolved settings, and the learning rate at some epochs."""
     c = plan.config
     assert c.epochs is not None
@@ -375,7 +378,7 @@ def recipe_lines(plan: Plan) -> list[str]:
     rates = ", ".join(f"epoch {e + 1}: {learning_rate(c, e * steps, steps):.3e}" for e in marks)
     settings = ", ".join(f"{k}={v}" for k, v in c.as_dict().items() if v not in (None, ()) and v is not False)
     folds = [f"  fold {n} {f.id}: {len(f.train)} training clips, {len(f.test)} test clips"
-             for n, f in enumerate(plan.folds, start=1)]  # fmt: skip
+             for n, f in enumerate(plan.folds, start=1) if f in wanted]  # fmt: skip
     how = [f"device: {plan.device}", f"settings: {settings}", f"learning rate: {rates}"]
     return [data_line(plan), *composite_lines(plan), *folds, *how]
 

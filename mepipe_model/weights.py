@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mepipe.errors import DataError, UsageError
-from mepipe.workspace import atomic_file, write_json
+from mepipe.workspace import atomic_file, hash_file, write_json
 from mepipe_model.runs import read_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ def save_weights(folder: Path, model: FlowModel, scale: Scale, classes: Sequence
 
     with atomic_file(folder / WEIGHTS) as temp:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temp)
-    about = {"model": model.config, "classes": list(classes), "scale": {"mean": scale.mean, "std": scale.std}}
+    about = {
+        "model": model.config,
+        "classes": list(classes),
+        "scale": {"mean": scale.mean, "std": scale.std},
+        "sha256": hash_file(folder / WEIGHTS),
+    }
     write_json(folder / ABOUT, about)
 
 
@@ -40,6 +45,8 @@ def load_weights(folder: Path) -> tuple[FlowModel, Scale]:
 
     about = read_json(folder / ABOUT) or {}
     try:
+        if hash_file(folder / WEIGHTS) != about["sha256"]:
+            raise ValueError("its sha256 is not the one in weights.json")
         model = create_model(**about["model"])
         model.load_state_dict(load_file(folder / WEIGHTS))
         scale = Scale(tuple(map(float, about["scale"]["mean"])), tuple(map(float, about["scale"]["std"])))

@@ -74,7 +74,9 @@ def test_the_five_point_file_gives_nearly_the_same_alignment(photo, hog, predict
 
 def test_no_face_refuses_the_clip_and_says_what_to_do(hog):
     blank = np.full((480, 640, 3), 128, np.uint8)
-    with pytest.raises(DataError, match="no face found on onset frame 1; give its box with --detector given"):
+    with pytest.raises(
+        DataError, match="no face found on onset frame 1; check the picture; prepare takes boxes by --detector given"
+    ):
         find_face(blank, CLIP, hog)
 
 

@@ -12,7 +12,7 @@ measured errors: docs/apex.md.  A new method is a function in a module of its ow
 from __future__ import annotations
 
 from mepipe.apex import divide, flows, frequency, residual, simple, upc
-from mepipe.apex.base import DEFAULT, SPOTTERS, Curve, Spotter, curve, spot, spotter
+from mepipe.apex.base import DEFAULT, METHOD_VERSION, SPOTTERS, Curve, Spotter, curve, spot, spotter
 
-__all__ = ["DEFAULT", "SPOTTERS", "Curve", "Spotter", "curve", "divide", "flows", "frequency", "residual", "simple",
+__all__ = ["DEFAULT", "METHOD_VERSION", "SPOTTERS", "Curve", "Spotter", "curve", "divide", "flows", "frequency", "residual", "simple",
            "spot", "spotter", "upc"]  # fmt: skip

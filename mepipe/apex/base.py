@@ -20,6 +20,7 @@ Curve = Callable[[np.ndarray], np.ndarray]  # crops (N, 224, 224) uint8 -> (N,) 
 Pick = Callable[[np.ndarray], int]  # curve (N,) -> index
 
 SPOTTERS: Registry[Callable[[np.ndarray], int]] = Registry("apex spotter")
+METHOD_VERSION = 2  # part of every clip's key: a change of a spotter spots again
 DEFAULT = "residual"  # nearest on made-up clips of every amplitude, see docs/apex.md
 FLAT = 1e-6  # a curve that varies by less, relative to its size, shows rounding only
 

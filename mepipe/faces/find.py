@@ -13,6 +13,7 @@ from mepipe.errors import DataError
 from mepipe.faces.detect import Detector, Face, best_face
 from mepipe.faces.landmarks import ShapePredictor
 
+GIVE_A_BOX = "check the picture; prepare takes boxes by --detector given"
 EYES_TO_BOX = (0.25, 0.75)  # eye distance / box width; 0.42 to 0.54 on the made-up faces
 
 
@@ -29,7 +30,7 @@ def find_face(
     """
     faces = detector.detect(image, subject=clip.subject, clip=clip.name, thorough=expected_width is not None)
     if not faces:
-        raise DataError(f"no face found on onset frame {clip.onset}; give its box with --detector given")
+        raise DataError(f"no face found on onset frame {clip.onset}", do=GIVE_A_BOX)
     while face := best_face(faces, image, expected_width):
         points = predictor.points(image, face.box) if predictor else None
         fits = expected_width is None or 0.5 <= face.box[2] / expected_width <= 2
@@ -37,8 +38,7 @@ def find_face(
             return face, points
         faces = [f for f in faces if f is not face]
     usual = f", where this subject's faces are about {expected_width:.0f} px wide" if expected_width else ""
-    do = "give its box with --detector given"
-    raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=do)
+    raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=GIVE_A_BOX)
 
 
 def plausible(points: np.ndarray, face: Face) -> bool:

@@ -25,7 +25,7 @@ from mepipe.flow.registry import resolve_engine
 from mepipe.frames import read_image
 from mepipe.prepare import read_records
 from mepipe.settings import FlowConfig
-from mepipe.shards import Sample, ShardFile, list_shards, write_shard
+from mepipe.shards import Sample, ShardFile, Shards, list_shards, write_shard
 from mepipe.workspace import Workspace, digest, hash_file, make_folder, sweep
 
 Progress = Callable[[int, int], None]
@@ -71,9 +71,9 @@ def flow_corpora(
     parameters(config)  # first: a wrong value is told before anything is read
     started = time.monotonic()
     engine, why = choose_engine(config)
+    names = _wanted(ws, corpora)
     if say:
         say(f"flow engine: {why}")
-    names = _wanted(ws, corpora)
     summary = FlowSummary(engine.name, ws.flow)
     with ws.lock("flow"):
         sweep(make_folder(ws.flow))
@@ -184,7 +184,7 @@ class _Job:
         self.summary.shards[self.corpus] = paths
 
     def _is_right(self, shard: ShardFile, part: list[Pair]) -> bool:
-        same = [p.sample for p in part] == shard.samples
+        same = [p.sample for p in part] == shard.samples and not Shards([shard]).damaged()
         return same and shard.dtype == self.config.dtype and shard.compression == self.filter
 
     @property
@@ -270,11 +270,11 @@ def copied(shard: ShardFile, index: int) -> np.ndarray | None:
 def summary_lines(summary: FlowSummary) -> list[str]:
     """The summary as text."""
     files = sum(map(len, summary.shards.values()))
-    rate = summary.computed / max(summary.seconds, 1e-9)
+    rate = f" ({summary.computed / max(summary.seconds, 1e-9):.1f} pairs/s)" if summary.computed else ""
     drawn = [f"  {len(summary.previews)} pictures -> {summary.previews[0].parent}"] if summary.previews else []
     return [
         f"flow: {summary.computed + summary.reused} samples of {', '.join(summary.shards)} in {files} shards",
-        f"  {summary.seconds:.1f} s ({summary.computed} computed by {summary.engine} at {rate:.1f} pairs/s, "
+        f"  {summary.seconds:.1f} s ({summary.computed} computed by {summary.engine}{rate}, "
         f"{summary.reused} up to date) -> {summary.folder}",
         *drawn,
     ]

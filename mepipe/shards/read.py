@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,23 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
             if corpora is None or sample.corpus in corpora
         ]
         self.samples = [file.samples[i] for file, i in self._where]
+        self._refuse_doubles()
+
+    def _refuse_doubles(self) -> None:
+        seen: dict[tuple[str, str, str], Path] = {}
+        for (file, _), s in zip(self._where, self.samples, strict=True):
+            other = seen.setdefault((s.corpus, s.subject, s.clip), file.path)
+            if other != file.path:
+                do = "remove the copy, or run mepipe flow, which does"
+                raise DataError(f"{s} is both in {other} and in {file.path}", do=do)
+
+    def damaged(self) -> list[str]:
+        """The samples whose bytes no longer match their checksum, each as a line; reads everything once."""
+        return [
+            f"{file.path} sample {i} ({file.samples[i]})"
+            for file, i in self._where
+            if zlib.crc32(file.stored(i).tobytes()) != file.checksums[i]
+        ]
 
     @property
     def paths(self) -> list[Path]:
