@@ -3,8 +3,9 @@
     python benchmarks/flow_command.py [--pairs 128] [--jobs N] [--out benchmarks/results/flow_command.json]
 
 Prepares N made-up noisy pairs, then for opencv and native: `mepipe flow` over one pair (start-up: imports, engine),
-over all pairs, and the engine alone on all cores over the same pairs.  Wall time: run it on a quiet machine.  The
-goal is overhead <= 10 %: (command - start-up) / engine time of the other pairs - 1; shards are written while the next is computed.
+over all pairs, and the engine alone on all cores over the same pairs.  Wall time: run it on a quiet machine.
+The goal is overhead <= 10 %: (command - start-up) / engine time of the other pairs - 1.  Shards are written while
+the next is computed.
 """
 
 from __future__ import annotations

@@ -196,7 +196,8 @@ def read_records(folder: Path) -> list[Record]:
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("its header is not that of clips.csv")
             records = []
-            for n, row in enumerate(reader, start=2):
+            for row in reader:
+                n = reader.line_num
                 records.append(Record.from_row(row))
             return records
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:

@@ -14,5 +14,7 @@ from __future__ import annotations
 from mepipe.apex import divide, flows, frequency, residual, simple, upc
 from mepipe.apex.base import DEFAULT, METHOD_VERSION, SPOTTERS, Curve, Spotter, curve, spot, spotter
 
-__all__ = ["DEFAULT", "METHOD_VERSION", "SPOTTERS", "Curve", "Spotter", "curve", "divide", "flows", "frequency", "residual", "simple",
-           "spot", "spotter", "upc"]  # fmt: skip
+__all__ = [
+    "DEFAULT", "METHOD_VERSION", "SPOTTERS", "Curve", "Spotter", "curve", "divide", "flows", "frequency", "residual",
+    "simple", "spot", "spotter", "upc",
+]  # fmt: skip
