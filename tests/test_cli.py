@@ -89,6 +89,14 @@ def test_gpu_without_cuda_is_an_error_that_says_so(run_mepipe):
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize("group", [[], ["shards"], ["apex"]])
+def test_a_bare_group_shows_its_help(run_mepipe, group):
+    done = run_mepipe(*group)
+    assert done.returncode == 2
+    assert "Commands:" in done.stdout
+    assert "\\n" not in done.stdout + done.stderr
+
+
 def test_debug_shows_the_traceback(run_mepipe):
     done = run_mepipe("--debug", "prepare", "casme2", ".")
     assert "Traceback" in done.stderr

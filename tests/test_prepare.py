@@ -250,6 +250,34 @@ def test_records_survive_the_csv(made):
         assert {k: str(v) for k, v in Record.from_row(r).row().items()} == r
 
 
+def test_a_damaged_clips_csv_is_one_line_and_removes_nothing(own):
+    from mepipe.errors import DataError
+    from mepipe.flow.run import flow_corpora
+
+    table = own.work / "prepared/casme2/clips.csv"
+    lines = table.read_text().splitlines()
+    for text in ("", "garbage\n", "\n".join([lines[0], "x", *lines[2:]])):
+        table.write_text(text)
+        with pytest.raises(DataError, match=r"clips\.csv row \d+ cannot be read .*run mepipe prepare casme2 RAW"):
+            flow_corpora(Workspace(own.work))
+        assert list((own.work / "flow").glob("*.h5"))
+
+
+def test_frames_of_different_size_within_a_clip_are_refused(own_raw, tmp_path):
+    folder = clip_folder(own_raw)
+    apex = folder / f"img{annotated(own_raw, folder)[4]}.jpg"
+    cv2.imwrite(str(apex), cv2.resize(cv2.imread(str(apex)), (320, 240)))
+    prepare(own_raw, tmp_path)
+    (reason,) = [r["reason"] for r in rows(tmp_path) if r["status"] == "refused"]
+    assert "320x240 px, the onset frame 640x480" in reason
+
+
+def test_a_clip_on_disk_without_a_row_is_named(own_raw, tmp_path):
+    extra = own_raw / "CASME2_RAW_selected/sub01/EP99_01"
+    shutil.copytree(clip_folder(own_raw), extra)
+    assert prepare(own_raw, tmp_path, dry_run=True).left_over == [extra]
+
+
 def test_a_false_face_of_another_size_is_noticed():
     def record(width: float, subject: str = "s1") -> Record:
         return Record(

@@ -163,12 +163,29 @@ def test_shards_are_a_sequence(shard):
 
 
 def test_files_of_different_settings_are_not_taken_for_one(tmp_path, shard):
-    other = tmp_path / "casme2-00001.h5"
-    write_shard(other, SAMPLES, FLOWS, **{**MADE_BY, "parameters": {"pad": 0}})
+    others = [replace(s, clip=f"other {s.clip}") for s in SAMPLES]
+    write_shard(tmp_path / "casme2-00001.h5", others, FLOWS, **{**MADE_BY, "parameters": {"pad": 0}})
     shards = open_shards(tmp_path)
     assert len(shards) == 6
     with pytest.raises(DataError, match="different parameters"):
         _ = shards.parameters
+
+
+def test_a_copied_shard_is_refused_instead_of_doubling_the_data(tmp_path, shard):
+    copy = tmp_path / "casme2-00007.h5"
+    copy.write_bytes(shard.read_bytes())
+    with pytest.raises(DataError, match=r"is both in .*00000\.h5 and in .*00007\.h5"):
+        open_shards(tmp_path)
+
+
+def test_damaged_samples_are_named(tmp_path, shard):
+    assert open_shards(shard).damaged() == []
+    data = bytearray(shard.read_bytes())
+    at = data.find(FLOWS[1].astype("<f4").tobytes()[:64])
+    data[at + 1000] ^= 1
+    shard.write_bytes(data)
+    (line,) = open_shards(shard).damaged()
+    assert "sample 1" in line
 
 
 # --- what is no shard ---

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +205,50 @@ def test_evaluate_pools_files_and_refuses_a_clip_twice(trained, tmp_path):
         evaluate_runs(ws, [str(bad)])
     with pytest.raises(UsageError, match="there is no run 'absent'"):
         evaluate_runs(ws, ["absent"])
+
+
+def test_damaged_flow_and_weights_are_refused(trained, tmp_path):
+    import shutil
+
+    from mepipe_model.predict import mean_probabilities
+
+    work, outcome = trained
+    other = shutil.copytree(work, tmp_path / "work")
+    shard = other / "flow/casme2-00000.h5"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="do not match their checksum; run mepipe flow again"):
+        train(other, run="new")
+    run = find_run(Workspace(other), outcome.folder.name)
+    weights = run.fold("casme2_sub01") / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(DataError, match=r"weights\.safetensors cannot be used .*sha256"):
+        mean_probabilities(run, ["casme2_sub01"], np.zeros((3, 224, 224), np.float32))
+
+
+def test_a_part_of_a_run_is_never_scored_as_the_whole(trained, tmp_path):
+    import shutil
+
+    work, outcome = trained
+    other = shutil.copytree(work, tmp_path / "work")
+    shutil.rmtree(other / "runs" / outcome.folder.name / "folds/casme2_sub01")
+    warned = evaluate_runs(Workspace(other), [outcome.folder.name])["warnings"]
+    assert any("2 of 3 folds are finished: not a result yet" in w for w in warned)
+
+
+def test_predictions_made_elsewhere_can_be_scored(tmp_path):
+    """Without fold and probabilities, columns in any order; one class is never predicted and scores 0."""
+    file = tmp_path / "theirs.csv"
+    file.write_text("pred,true,clip,subject,corpus\na,a,1,s1,x\na,b,2,s1,x\nb,b,3,s2,x\n")
+    scores = evaluate_runs(Workspace(tmp_path), [str(file)])
+    assert scores["ACC"] == pytest.approx(2 / 3)
+    assert scores["confusion"]["labels"] == ["a", "b"]
+    file.write_text("subject,clip,true\ns,c,a\n")
+    with pytest.raises(DataError, match="has no column corpus, pred; columns: corpus, subject, clip, true, pred"):
+        evaluate_runs(Workspace(tmp_path), [str(file)])
 
 
 def test_no_flow_says_what_to_run(tmp_path):

@@ -37,7 +37,7 @@ USED_68 = np.arange(17, 68)  # without the jaw, whose points slide along the out
 FIVE_FROM_68 = np.array([45, 42, 36, 39, 33])
 
 # Where the mean face's dlib HOG box lies in the crop, for alignment without a landmark file: measured as the
-# median over the made-up faces of six identities (tests/test_align.py holds it to 8 px).
+# median over the made-up faces of six identities (tests/test_align.py holds it to 12 px for three others).
 BOX_IN_CROP = (15.0, 14.0, 194.0, 197.0)  # x, y, width, height
 
 
