@@ -223,7 +223,9 @@ def align_clip(
             raise DataError(f"frame {number} has {size} px, the onset frame {usual}: one transform cannot serve both")
         return align.crop(image, matrix)
 
-    face, points = find_face(onset, clip, tools.detector, tools.predictor, expected_width)
+    face, points = find_face(
+        onset, clip, tools.detector, tools.predictor, expected_width, witness=lambda: frames.read(numbers[-1])
+    )
     matrix = align.matrix_from_box(face.box) if points is None else align.matrix_from_landmarks(points)
     crops = {n: cropped(n) for n in numbers}
     if clip.apex is None:

@@ -8,7 +8,7 @@ from skimage import data
 from mepipe.datasets.base import Clip
 from mepipe.errors import DataError, UsageError
 from mepipe.faces.detect import Face, best_face, get_detector
-from mepipe.faces.find import eye_distance, find_face, plausible
+from mepipe.faces.find import eye_distance, find_face, overlap, plausible
 from mepipe.faces.landmarks import ENVIRONMENT, ShapePredictor, find_predictor
 
 CLIP = Clip("casme2", "sub01", "c", 1, 2, 3, 200, "others")
@@ -99,6 +99,24 @@ def test_a_second_look_takes_the_face_of_the_expected_size(photo, hog, predictor
     assert face.box[0] > 470
     with pytest.raises(DataError, match="no face, where this subject's faces are about 400 px wide"):
         find_face(scene, CLIP, hog, predictor, expected_width=400)
+
+
+def test_of_several_candidates_the_one_that_another_frame_shows_too_is_kept(photo, hog):
+    """A large false face that the other frame does not show loses to the clip's own."""
+    scene = np.full((480, 640, 3), 90, np.uint8)
+    scene[180:380, 400:600] = photo[40:240, 120:320]
+    onset = scene.copy()
+    onset[20:320, 20:320] = cv2.resize(photo[40:240, 120:320], (300, 300), interpolation=cv2.INTER_CUBIC)
+    large, _ = find_face(onset, CLIP, hog)
+    assert large.box[0] < 320
+    face, _ = find_face(onset, CLIP, hog, witness=lambda: scene)
+    assert face.box[0] > 400
+
+
+def test_overlap_of_boxes():
+    assert overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert overlap((0, 0, 2, 2), (5, 5, 2, 2)) == 0
+    assert overlap((0, 0, 2, 2), (1, 0, 2, 2)) == pytest.approx(1 / 3)
 
 
 def test_a_named_landmark_file_must_exist(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 SIZE = 224
-METHOD_VERSION = 1  # part of every clip's key: a change of template or resampling redoes the crops
+METHOD_VERSION = 2  # part of every clip's key: a change of template or resampling redoes the crops
 
 # Mean of 577 landmark sets (dlib, raw apex frames of CASME II, SAMM and SMIC, published with SLSTT under MIT)
 # by generalised Procrustes analysis over points 17..67, made left-right symmetric, eyes levelled, one eye

@@ -6,14 +6,17 @@ landmarks can be a face's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mepipe.datasets.base import Clip
 from mepipe.errors import DataError
-from mepipe.faces.detect import Detector, Face, best_face
+from mepipe.faces.detect import Box, Detector, Face, best_face
 from mepipe.faces.landmarks import ShapePredictor
 
 GIVE_A_BOX = "check the picture; prepare takes boxes by --detector given"
+SAME_PLACE = 0.3  # overlap of one face's boxes in two frames of a clip; HOG boxes jump by a fifth of their width
 EYES_TO_BOX = (0.25, 0.75)  # eye distance / box width; 0.42 to 0.54 on the made-up faces
 
 
@@ -23,14 +26,20 @@ def find_face(
     detector: Detector,
     predictor: ShapePredictor | None = None,
     expected_width: float | None = None,
+    witness: Callable[[], np.ndarray] | None = None,
 ) -> tuple[Face, np.ndarray | None]:
     """The face on the onset frame and its landmarks (None without a landmark file).
 
+    expected_width: of this subject's boxes, for a second look.  witness: gives another frame of the clip, asked
+    for when there are several candidates: those that it does not show in the same place are dropped.
     Raises DataError when there is none, or none that looks like a face of the expected size.
     """
     faces = detector.detect(image, subject=clip.subject, clip=clip.name, thorough=expected_width is not None)
     if not faces:
         raise DataError(f"no face found on onset frame {clip.onset}", do=GIVE_A_BOX)
+    if len(faces) > 1 and witness is not None:
+        others = detector.detect(witness(), subject=clip.subject, clip=clip.name)
+        faces = [f for f in faces if any(overlap(f.box, o.box) > SAME_PLACE for o in others)] or faces
     while face := best_face(faces, image, expected_width):
         points = predictor.points(image, face.box) if predictor else None
         fits = expected_width is None or 0.5 <= face.box[2] / expected_width <= 2
@@ -39,6 +48,14 @@ def find_face(
         faces = [f for f in faces if f is not face]
     usual = f", where this subject's faces are about {expected_width:.0f} px wide" if expected_width else ""
     raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=GIVE_A_BOX)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    common = max(width, 0.0) * max(height, 0.0)
+    return common / (a[2] * a[3] + b[2] * b[3] - common)
 
 
 def plausible(points: np.ndarray, face: Face) -> bool:
