@@ -29,7 +29,9 @@ VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".m
 class Frames(Protocol):
     """What a clip's frames can do, whether they lie in a folder or in a video."""
 
-    numbers: Sequence[int]
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The frames that exist, rising."""
 
     def read(self, number: int) -> np.ndarray:
         """The frame as BGR uint8 (H, W, 3). Raises DataError."""
