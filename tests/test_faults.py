@@ -56,22 +56,22 @@ def content(folder: Path, *suffixes: str) -> dict[str, bytes]:
 
 
 def test_prepare_killed_at_random_moments_gives_the_same_crops(made, tmp_path):
-    args = ["-w", "work", "prepare", "casme2", made.raw, "--frames", "all", "--jobs", "2"]
+    args = ["-w", "ws", "prepare", "casme2", made.raw, "--frames", "all", "--jobs", "2"]
     (tmp_path / "whole").mkdir()
     seconds = timed(args, tmp_path / "whole")
     killed_then_finished(args, tmp_path, seconds, seed=0)
-    assert content(tmp_path / "work", ".png", ".csv") == content(tmp_path / "whole/work", ".png", ".csv")
+    assert content(tmp_path / "ws", ".png", ".csv") == content(tmp_path / "whole/ws", ".png", ".csv")
     assert not leftovers(tmp_path)
-    assert not list((tmp_path / "work/.locks").iterdir())
+    assert not list((tmp_path / "ws/.locks").iterdir())
 
 
 def test_flow_killed_at_random_moments_gives_the_same_values(made, tmp_path):
-    args = ["-w", "work", "flow", "--engine", "opencv", "--shard-size", "2", "--pad", "8"]
+    args = ["-w", "ws", "flow", "--engine", "opencv", "--shard-size", "2", "--pad", "8"]
     for folder in ("whole", "."):
-        shutil.copytree(made.work / "prepared", tmp_path / folder / "work/prepared")
+        shutil.copytree(made.work / "prepared", tmp_path / folder / "ws/prepared")
     seconds = timed(args, tmp_path / "whole")
     killed_then_finished(args, tmp_path, seconds, seed=1)
-    whole, got = open_shards(tmp_path / "whole/work/flow"), open_shards(tmp_path / "work/flow")
+    whole, got = open_shards(tmp_path / "whole/ws/flow"), open_shards(tmp_path / "ws/flow")
     assert got.samples == whole.samples
     assert np.array_equal(got.read_all(), whole.read_all())
     assert len(got.paths) == 5
@@ -79,33 +79,33 @@ def test_flow_killed_at_random_moments_gives_the_same_values(made, tmp_path):
 
 
 def test_train_killed_at_random_moments_gives_the_same_predictions(made, tmp_path):
-    args = ["-w", "work", "train", "--model", "merba_tiny", "--epochs", "3", "--jobs", "2", "--threads", "1"]
+    args = ["-w", "ws", "train", "--model", "merba_tiny", "--epochs", "3", "--jobs", "2", "--threads", "1"]
     for folder in ("whole", "."):
-        shutil.copytree(made.work / "flow", tmp_path / folder / "work/flow")
+        shutil.copytree(made.work / "flow", tmp_path / folder / "ws/flow")
     seconds = timed(args, tmp_path / "whole")
     killed_then_finished(args, tmp_path, seconds, seed=2)
     names = ("predictions.csv", "weights.safetensors")
     whole = {
-        k: v for k, v in content(tmp_path / "whole/work/runs", ".csv", ".safetensors").items() if k.endswith(names)
+        k: v for k, v in content(tmp_path / "whole/ws/runs", ".csv", ".safetensors").items() if k.endswith(names)
     }
-    got = {k: v for k, v in content(tmp_path / "work/runs", ".csv", ".safetensors").items() if k.endswith(names)}
+    got = {k: v for k, v in content(tmp_path / "ws/runs", ".csv", ".safetensors").items() if k.endswith(names)}
     assert len(whole) == 7
     assert got == whole
     assert not leftovers(tmp_path)
 
 
 def test_ctrl_c_stops_soon_and_keeps_what_is_finished(made, tmp_path):
-    args = ["-w", "work", "prepare", "casme2", made.raw, "--frames", "all", "--jobs", "1"]
+    args = ["-w", "ws", "prepare", "casme2", made.raw, "--frames", "all", "--jobs", "1"]
     process = start(args, tmp_path)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("work/prepared/casme2/*/*/clip.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("ws/prepared/casme2/*/*/clip.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(2)
     begin = time.monotonic()
     code = process.wait(30)
     assert time.monotonic() - begin < 2
     assert code == 130
-    assert list(tmp_path.glob("work/prepared/casme2/*/*/clip.json"))
+    assert list(tmp_path.glob("ws/prepared/casme2/*/*/clip.json"))
 
 
 def test_a_second_command_on_the_same_workspace_names_the_holder(made, run_mepipe, tmp_path):
@@ -145,7 +145,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_prepare_goes_on_after_room_is_made(made, small_disk, run_mepipe, tmp_path):
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (3 << 20))
-    args = ("-w", small_disk / "work", "prepare", "casme2", made.raw, "--jobs", "1")
+    args = ("-w", small_disk / "ws", "prepare", "casme2", made.raw, "--jobs", "1")
     done = run_mepipe(*args)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -153,13 +153,13 @@ def test_a_full_disk_is_one_line_and_prepare_goes_on_after_room_is_made(made, sm
     assert "run the same command again" in line
     filler.unlink()
     assert run_mepipe(*args).returncode == 0
-    assert content(small_disk / "work", ".png") == content(made.work, ".png")
+    assert content(small_disk / "ws", ".png") == content(made.work, ".png")
     assert not leftovers(small_disk)
 
 
 def test_a_full_disk_leaves_no_half_shard(made, small_disk, run_mepipe):
-    shutil.copytree(made.work / "prepared", small_disk / "work/prepared")
-    done = run_mepipe("-w", small_disk / "work", "flow")
+    shutil.copytree(made.work / "prepared", small_disk / "ws/prepared")
+    done = run_mepipe("-w", small_disk / "ws", "flow")
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
