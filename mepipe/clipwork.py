@@ -153,7 +153,6 @@ def prepare_clip(task: ClipTask) -> Record:
     try:
         return _prepare(task, _tools)
     except DataError as e:
-        shutil.rmtree(target_of(task), ignore_errors=True)  # crops of an earlier state must not outlive the refusal
         return Record.of(task.clip, status="refused", reason=str(e))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -81,13 +82,17 @@ def prepare_corpus(
         sweep(folder)
         records, reused = _work(folder, clips, config, context, progress)
         records = _second_look(folder, clips, records, config, context)
+        drop_refused(folder, records)
         seconds = time.monotonic() - started
         write_results(folder, records, config, context, raw)
     return Summary(corpus.name, records, seconds, reused, folder, left_over)
 
 
 def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
-    """The clips of part I of N, for ``--shard I/N``: every N-th, so that parts are equally long."""
+    """The clips of part I of N, for ``--shard I/N``: every N-th, so that parts are equally long.
+
+    A row that repeats a clip goes where that clip goes.
+    """
     if shard is None:
         return clips
     try:
@@ -96,7 +101,8 @@ def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
         i = n = 0
     if not 1 <= i <= n:
         raise UsageError(f"--shard is {shard!r}", do="write I/N with 1 <= I <= N, for example 2/4")
-    return clips[i - 1 :: n]
+    places = {key: place for place, key in enumerate(dict.fromkeys((c.subject, c.name) for c in clips))}
+    return [c for c in clips if places[c.subject, c.name] % n == i - 1]
 
 
 def planned(clip: Clip) -> Record:
@@ -161,6 +167,16 @@ def usual_width(record: Record, records: list[Record]) -> float | None:
 def misfit(record: Record, usual: float) -> bool:
     ratio = record.box[2] / usual
     return not 1 / SIZE_RATIO <= ratio <= SIZE_RATIO
+
+
+def drop_refused(folder: Path, records: list[Record]) -> None:
+    """Remove crops that an earlier state left for a clip that is refused now.
+
+    A repeated row is refused under the name of the clip it repeats, whose crops stay.
+    """
+    kept = {(r.subject, r.clip) for r in records if r.status != "refused"}
+    for subject, clip in {(r.subject, r.clip) for r in records} - kept:
+        shutil.rmtree(folder / subject / clip, ignore_errors=True)
 
 
 # --- results ---------------------------------------------------------------------------------------

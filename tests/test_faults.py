@@ -85,9 +85,7 @@ def test_train_killed_at_random_moments_gives_the_same_predictions(made, tmp_pat
     seconds = timed(args, tmp_path / "whole")
     killed_then_finished(args, tmp_path, seconds, seed=2)
     names = ("predictions.csv", "weights.safetensors")
-    whole = {
-        k: v for k, v in content(tmp_path / "whole/ws/runs", ".csv", ".safetensors").items() if k.endswith(names)
-    }
+    whole = {k: v for k, v in content(tmp_path / "whole/ws/runs", ".csv", ".safetensors").items() if k.endswith(names)}
     got = {k: v for k, v in content(tmp_path / "ws/runs", ".csv", ".safetensors").items() if k.endswith(names)}
     assert len(whole) == 7
     assert got == whole

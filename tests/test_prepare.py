@@ -147,6 +147,19 @@ def test_a_refused_clip_leaves_no_crops_of_an_earlier_state(own_raw, tmp_path):
     assert not (tmp_path / "w/prepared/casme2" / folder.parent.name / folder.name).exists()
 
 
+def test_a_repeated_row_is_refused_and_leaves_the_crops_of_the_first(own_raw, tmp_path):
+    from mepipe.flow.run import flow_corpora
+
+    folder = clip_folder(own_raw)
+    book = openpyxl.load_workbook(own_raw / SHEET)
+    book.active.append(annotated(own_raw, folder))
+    book.save(own_raw / SHEET)
+    for _ in range(2):
+        assert prepare(own_raw, tmp_path).counts == {"ok": 9, "refused": 1}
+        assert (tmp_path / "prepared/casme2" / folder.parent.name / folder.name / "clip.json").is_file()
+    assert flow_corpora(Workspace(tmp_path)).computed == 9
+
+
 def test_a_missing_apex_is_spotted_near_the_true_one(own_raw, tmp_path):
     folders = [clip_folder(own_raw, n) for n in range(9)]
     truth = {f: annotated(own_raw, f) for f in folders}
@@ -232,8 +245,11 @@ def test_parts_made_apart_add_up_to_the_whole(made, tmp_path):
         prepare(made.raw, tmp_path, shard=part)
     key = lambda r: (r["subject"], r["clip"])  # noqa: E731
     assert sorted(rows(tmp_path), key=key) == sorted(rows(made.work), key=key)
-    clips = list(range(10))
-    assert sorted(own_part(clips, "1/3") + own_part(clips, "2/3") + own_part(clips, "3/3")) == clips
+    clips = get_corpus("casme2").clips(made.raw)
+    clips.append(clips[0])  # a repeated row stays with the clip it repeats
+    parts = [own_part(clips, f"{i}/3") for i in (1, 2, 3)]
+    assert [len(p) for p in parts] == [4, 3, 3]
+    assert parts[0][0] is parts[0][-1]
     for bad in ("0/2", "3/2", "x", "1/2/3"):
         with pytest.raises(UsageError, match="--shard"):
             own_part(clips, bad)
