@@ -180,14 +180,17 @@ class SpreadData(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
-        inside = False
-        for word in args:
-            if inside and not word.startswith("-"):
-                words = filter(None, word.split(","))
-                spread += [part for w in words for part in ("--data", w)]
-                continue
-            inside = word == "--data"
-            spread += [] if inside else [word]
+        values = False  # whether the words at hand belong to a --data
+        for word, after in zip(args, [*args[1:], "-"], strict=False):
+            values = values and not word.startswith("-")
+            if word == "--data":
+                if after.startswith("-"):
+                    raise click.BadOptionUsage("data", "--data needs the name of a corpus", ctx)
+                values = True
+            elif values:
+                spread += [part for name in word.split(",") for part in ("--data", name)]
+            else:
+                spread.append(word)
         return super().parse_args(ctx, spread)
 
 

@@ -13,7 +13,7 @@ import io
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,8 @@ from mepipe.clipwork import ClipTask, Context, Record, prepare_clip, start_worke
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
+from mepipe.faces.find import fits
+from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 from mepipe.verify import places
 from mepipe.workspace import Workspace, make_folder, sweep, write_json, write_text
@@ -31,10 +33,7 @@ COLUMNS = (
     "apex_source", "status", "reason", "detector", "align", "aus", "score", "box_x", "box_y", "box_width",
     "box_height", "eye_distance", "key",
 )  # fmt: skip
-SIZE_RATIO = 2.0  # a box this much wider or narrower than its subject's median is taken for a false face
 ENOUGH = 5  # clips needed before a median says anything
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -143,30 +142,33 @@ def _second_look(
     """Redo the clips whose face is far from its subject's usual size, expecting that size."""
     if config.detector == "given":
         return records
-    odd = {i: width for i, r in enumerate(records) if (width := usual_width(r, records)) and misfit(r, width)}
+    usual = usual_widths(records)
+    odd = {
+        i: usual[r.subject]
+        for i, r in enumerate(records)
+        if r.box and r.subject in usual and not fits(r.box[2], usual[r.subject])
+    }
     if not odd:
         return records
     tasks = [ClipTask(clips[i], folder, force=True, expected_width=width) for i, width in odd.items()]
-    places = list(odd)
+    where = list(odd)
     out = list(records)
     for n, record in _map(tasks, config, context):
-        out[places[n]] = record
+        out[where[n]] = record
     return out
 
 
-def usual_width(record: Record, records: list[Record]) -> float | None:
-    """Median box width of the clip's subject, or of the corpus where the subject has too few clips."""
-    if not record.box:
-        return None
-    corpus = [r for r in records if r.box]
-    subject = [r for r in corpus if r.subject == record.subject]
-    group = subject if len(subject) >= ENOUGH else corpus
-    return median(r.box[2] for r in group) if len(group) >= ENOUGH else None
-
-
-def misfit(record: Record, usual: float) -> bool:
-    ratio = record.box[2] / usual
-    return not 1 / SIZE_RATIO <= ratio <= SIZE_RATIO
+def usual_widths(records: list[Record]) -> dict[str, float]:
+    """Median box width by subject, of the whole corpus where a subject has too few clips; {} when all have too few."""
+    by_subject: dict[str, list[float]] = {}
+    for r in records:
+        if r.box:
+            by_subject.setdefault(r.subject, []).append(r.box[2])
+    everyone = [w for widths in by_subject.values() for w in widths]
+    if len(everyone) < ENOUGH:
+        return {}
+    corpus = median(everyone)
+    return {s: median(widths) if len(widths) >= ENOUGH else corpus for s, widths in by_subject.items()}
 
 
 def drop_refused(folder: Path, records: list[Record]) -> None:

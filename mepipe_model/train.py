@@ -18,6 +18,7 @@ from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import WorkerDied, process_map
+from mepipe.progress import Progress
 from mepipe.settings import TrainConfig, cores
 from mepipe.shards import Sample, Shards, list_shards, shard_hash
 from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
@@ -26,7 +27,6 @@ from mepipe_model.protocols import Fold, chosen, make_folds
 from mepipe_model.recipes import learning_rate, resolved
 from mepipe_model.runs import FORMAT, VERSION, Run, find_run, run_name, train_config, writable_run
 
-Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 HEAVY = 20_000_000  # parameters: above this a CPU takes days, and the reader should know at once
 

@@ -60,6 +60,8 @@ def error_of(done) -> str:
         (["flow", "--median", "4"], 2, "TV-L1 median is 4"),
         (["flow", "--engine", "magic"], 2, "no flow engine is called 'magic'"),
         (["train"], 1, "run mepipe flow first"),
+        (["train", "--data"], 2, "--data needs the name of a corpus"),
+        (["train", "--data", "--dry-run"], 2, "--data needs the name of a corpus"),
         (["train", "--protocol", "lozo"], 2, "'lozo' is not one of"),
         (["train", "--resume", "absent"], 2, "there is no run 'absent'"),
         (["train", "--data", "samm"], 1, "no flow shards in"),

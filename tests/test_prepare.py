@@ -13,7 +13,8 @@ import pytest
 from mepipe import get_corpus
 from mepipe.clipwork import Record
 from mepipe.errors import UsageError
-from mepipe.prepare import misfit, own_part, prepare_corpus, usual_width
+from mepipe.faces.find import fits
+from mepipe.prepare import own_part, prepare_corpus, usual_widths
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import TEMP_MARK, Workspace
 
@@ -301,8 +302,8 @@ def test_a_false_face_of_another_size_is_noticed():
         )
 
     records = [record(w) for w in (230, 235, 240, 228, 66)] + [record(160, "s3") for _ in range(6)]
-    assert usual_width(records[4], records) == 230
-    assert misfit(records[4], 230)
-    assert usual_width(records[-1], records) == 160, "a subject with a small head is compared with himself"
-    assert not misfit(records[-1], 160)
-    assert usual_width(record(10), [record(10)]) is None
+    usual = usual_widths([*records, record(90, "s9")])
+    assert usual == {"s1": 230, "s3": 160, "s9": 160}, "s9 has too few clips and is compared with the corpus"
+    assert not fits(66, usual["s1"])
+    assert fits(160, usual["s3"]), "a subject with a small head is compared with himself"
+    assert usual_widths([record(10), record(30)]) == {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +21,13 @@ from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.frames import FrameFolder
+from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 
 WITHIN = (1, 2, 5)  # frames
 BASELINE = "midpoint"
 
-Progress = Callable[[int, int], None]
+
 T = TypeVar("T")
 
 

@@ -16,6 +16,7 @@ from mepipe.faces.detect import Box, Detector, Face, best_face
 from mepipe.faces.landmarks import ShapePredictor
 
 GIVE_A_BOX = "check the picture; prepare takes boxes by --detector given"
+SIZE_RATIO = 2.0  # a box this much wider or narrower than its subject's median is taken for a false face
 SAME_PLACE = 0.3  # overlap of one face's boxes in two frames of a clip; HOG boxes jump by a fifth of their width
 EYES_TO_BOX = (0.25, 0.75)  # eye distance / box width; 0.42 to 0.54 on the made-up faces
 
@@ -42,12 +43,18 @@ def find_face(
         faces = [f for f in faces if any(overlap(f.box, o.box) > SAME_PLACE for o in others)] or faces
     while face := best_face(faces, image, expected_width):
         points = predictor.points(image, face.box) if predictor else None
-        fits = expected_width is None or 0.5 <= face.box[2] / expected_width <= 2
-        if fits and (points is None or plausible(points, face)):
+        if (expected_width is None or fits(face.box[2], expected_width)) and (
+            points is None or plausible(points, face)
+        ):
             return face, points
         faces = [f for f in faces if f is not face]
     usual = f", where this subject's faces are about {expected_width:.0f} px wide" if expected_width else ""
     raise DataError(f"what was found on onset frame {clip.onset} is no face{usual}", do=GIVE_A_BOX)
+
+
+def fits(width: float, usual: float) -> bool:
+    """Whether a box can be of a face that is usually ``usual`` px wide."""
+    return 1 / SIZE_RATIO <= width / usual <= SIZE_RATIO
 
 
 def overlap(a: Box, b: Box) -> float:

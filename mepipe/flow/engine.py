@@ -6,7 +6,6 @@ are done here once.  The agreement tests run over every engine that is registere
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -84,10 +83,3 @@ class Engine(ABC):
         """
         installed = self.versions()
         return {"engine": self.name, "revision": REVISION, **{name: installed[name] for name in self.depends_on}}
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on (fewer than the machine has, under Slurm or taskset)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

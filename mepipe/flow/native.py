@@ -12,10 +12,11 @@ from functools import lru_cache
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine, usable_cores
+from mepipe.flow.engine import Engine
 from mepipe.flow.images import grey_levels, level_sizes
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
+from mepipe.settings import cores
 
 try:
     import llvmlite
@@ -37,7 +38,7 @@ class NativeEngine(Engine):
 
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
-        self.threads = threads or usable_cores()
+        self.threads = threads or cores()
         self.batch = 16 * self.threads  # enough pairs to keep the threads busy, few enough to report progress
 
     def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:

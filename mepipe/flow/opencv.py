@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine, usable_cores
+from mepipe.flow.engine import Engine
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
+from mepipe.settings import cores
 
 
 class OpenCVEngine(Engine):
@@ -29,7 +30,7 @@ class OpenCVEngine(Engine):
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
         self._cv2 = import_optflow()
-        self.threads = threads or usable_cores()
+        self.threads = threads or cores()
         self.batch = 16 * self.threads  # enough pairs to keep the threads busy, few enough to report progress
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -24,11 +24,11 @@ from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.frames import read_image
 from mepipe.prepare import read_records
+from mepipe.progress import Progress
 from mepipe.settings import FlowConfig
 from mepipe.shards import Sample, ShardFile, Shards, list_shards, write_shard
 from mepipe.workspace import Workspace, digest, hash_file, make_folder, sweep
 
-Progress = Callable[[int, int], None]
 CPU_ENGINES = ("opencv", "native")  # they take threads=
 
 
@@ -42,7 +42,6 @@ class FlowSummary:
     reused: int = 0
     seconds: float = 0.0
     shards: dict[str, list[Path]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
     previews: list[Path] = field(default_factory=list)
 
 
@@ -242,15 +241,12 @@ def _batches(items: list[int], size: int) -> Iterator[list[int]]:
 def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
     """The complete shards of ``corpus``; what cannot be read is made again and so passed over.
 
-    Their handles are opened now: a file that is replaced later in the run can still be read through them.
+    Their files are open: one that is replaced later in the run can still be read.
     """
     shards = []
     for path in list_shards(folder, [corpus]):
         try:
-            shard = ShardFile(path)
-            if len(shard):
-                shard.stored(0)
-            shards.append(shard)
+            shards.append(ShardFile(path))
         except DataError:
             continue
     return shards
