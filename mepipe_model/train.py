@@ -24,7 +24,7 @@ from mepipe.shards import Sample, Shards, list_shards, shard_hash
 from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
 from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.protocols import Fold, chosen, make_folds
-from mepipe_model.recipes import learning_rate, resolved
+from mepipe_model.recipes import learning_rate, model_options, resolved
 from mepipe_model.runs import FORMAT, VERSION, Run, find_run, run_name, train_config, writable_run
 
 Say = Callable[[str], None]
@@ -81,8 +81,9 @@ def train_run(
     wanted = chosen(plan.folds, config.folds)
     if config.dry_run:
         return Outcome(ws.runs, None, recipe_lines(plan, wanted))
-    run = open_run(ws, plan)
-    with ws.lock(f"train-{run.name}"):
+    name = config.run or run_name(plan.config, plan.data_name, plan.fingerprint, plan.device)
+    with ws.lock(f"train-{name}"):  # before the folder is touched: --force must not empty a run at work
+        run = open_run(ws, plan, name)
         sweep(run.folder / "folds")
         left = [f for f in wanted if run.fold_facts(f.id) is None]
         for line in start_lines(plan, run, len(wanted), len(left)):
@@ -178,12 +179,10 @@ def pick_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def open_run(ws: Workspace, plan: Plan) -> Run:
+def open_run(ws: Workspace, plan: Plan, name: str) -> Run:
     """The run's folder, new or found. --force empties an older one."""
-    config = plan.config
-    name = config.run or run_name(config, plan.data_name, plan.fingerprint, plan.device)
     folder = ws.runs / name
-    if config.force and folder.is_dir():
+    if plan.config.force and folder.is_dir():
         shutil.rmtree(folder)
     make_folder(ws.runs)
     return writable_run(folder, provenance(ws, plan))
@@ -317,19 +316,13 @@ def fold_line(run: Run, fold_id: str, done: int, total: int, seconds: float) -> 
 
 
 def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
-    import torch
-
-    from mepipe_model.models import model_info
-    from mepipe_model.ops import scan_backend
-
-    backend, why = scan_backend(torch.device(plan.device))
-    params = model_info(plan.config.model).params
+    params, scan = model_facts(plan)
     lines = [
         f"run {run.name} in {run.folder}",
         f"{data_line(plan)}; {wanted - left} of {wanted} folds are done",
         *composite_lines(plan),
         *content_lines(plan),
-        f"{plan.config.model}: {params:,} parameters on {plan.device}; selective scan: {backend} ({why})",
+        f"{plan.config.model}: {params:,} parameters on {plan.device}{scan}",
     ]
     if plan.device == "cpu" and params > HEAVY and left:
         lines.append(
@@ -339,6 +332,24 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
     if plan.config.select == "oracle":
         lines.append("warning: --select oracle looks at the test subject; its scores are not comparable to honest ones")
     return lines
+
+
+def model_facts(plan: Plan) -> tuple[int, str]:
+    """Parameters of the model as it will be built, and which selective scan runs ("" for a model without one).
+
+    A wrong option is told here and not by a worker.
+    """
+    import torch
+
+    from mepipe_model.models import create_model
+    from mepipe_model.ops import scan_backend
+
+    model = create_model(plan.config.model, num_classes=len(plan.classes), **model_options(plan.config))
+    scan = ""
+    if "scan_backend" in model.config:
+        name, why = scan_backend(torch.device(plan.device), model.config["scan_backend"])
+        scan = f"; selective scan: {name} ({why})"
+    return sum(p.numel() for p in model.parameters()), scan
 
 
 def data_line(plan: Plan) -> str:

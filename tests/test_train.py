@@ -251,6 +251,20 @@ def test_predictions_made_elsewhere_can_be_scored(tmp_path):
         evaluate_runs(Workspace(tmp_path), [str(file)])
 
 
+def test_the_scan_that_runs_is_told_and_only_where_there_is_one(trained):
+    work, _ = trained
+    said: list[str] = []
+    for model, options in (("merba_tiny", ("scan_backend=loop",)), ("ststnet", ())):
+        config = TrainConfig(**QUICK | {"model": model, "options": options, "folds": "1", "epochs": 1})
+        train_run(Workspace(work), config, say=said.append)
+    (merba,) = [line for line in said if line.startswith("merba_tiny:")]
+    (ststnet,) = [line for line in said if line.startswith("ststnet:")]
+    assert "586,475 parameters on cpu; selective scan: loop" in merba
+    assert ststnet == "ststnet: 1,683 parameters on cpu"
+    with pytest.raises(UsageError, match="mixer_sharing"):
+        train(work, options=("mixer_sharing=none",))
+
+
 def test_no_flow_says_what_to_run(tmp_path):
     with pytest.raises(DataError, match="run mepipe flow first"):
         train(tmp_path)
