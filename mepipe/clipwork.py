@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from mepipe.settings import PrepareConfig
 from mepipe.workspace import digest, fsync, hash_file, make_folder, replace_folder, temp_beside, versions, write_failed
 
 RECORD = "clip.json"  # beside the crops; its key says from what they were made
+AROUND = 1  # frames kept on either side of onset and apex by --frames around: three average well (docs/flow.md)
 PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned crops in a quarter of its time
 
 
@@ -121,7 +123,7 @@ class Tools:
 
     def __init__(self, config: PrepareConfig, context: Context) -> None:
         self.config = config
-        self.settings = [config.frames, config.apex, config.max_gap, asdict(context)]
+        self.settings = [config.frames, config.quality, config.apex, config.max_gap, asdict(context)]
 
     @cached_property
     def detector(self) -> Detector:
@@ -173,11 +175,10 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
 
     aligned = align_clip(frames, clip, numbers, tools, task.expected_width)
     clip, face, points = aligned.clip, aligned.face, aligned.points
-    crops = aligned.crops
-    if tools.config.frames == "onset-apex":
-        crops = {n: crops[n] for n in (_number(clip.onset), _number(clip.apex))}
+    crops = {n: aligned.crops[n] for n in kept_frames(clip, list(aligned.crops), tools.config.frames)}
     notes = (
         *clip.notes,
+        *((doubled,) if (doubled := frames.doubled()) else ()),
         *((f"second look at the face: box {face.box[2]:.0f} px wide",) if task.expected_width else ()),
     )
     record = Record.of(
@@ -191,7 +192,7 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
         eye_distance=None if points is None else round(eye_distance(points), 2),
         key=key,
     )
-    _write(target, crops, record, aligned.matrix, points)
+    _write(target, crops, record, aligned.matrix, points, tools.config.quality)
     return record
 
 
@@ -211,7 +212,8 @@ def align_clip(
 ) -> Aligned:
     """Find the face on the onset frame, crop ``numbers`` by its transform, spot the apex when it is missing.
 
-    Raises DataError when there is no face or a frame is damaged.
+    A frame of ``numbers`` that is damaged and neither onset nor apex is left out, with a note.
+    Raises DataError when there is no face, or when onset or apex is damaged.
     """
     onset = frames.read(_number(clip.onset))
 
@@ -223,13 +225,30 @@ def align_clip(
         return align.crop(image, matrix)
 
     face, points = find_face(
-        onset, clip, tools.detector, tools.predictor, expected_width, witness=lambda: frames.read(numbers[-1])
+        onset, clip, tools.detector, tools.predictor, expected_width, witness=lambda: _last_readable(frames, numbers)
     )
     matrix = align.matrix_from_box(face.box) if points is None else align.matrix_from_landmarks(points)
-    crops = {n: cropped(n) for n in numbers}
+    crops, left_out = {}, []
+    for n in numbers:
+        try:
+            crops[n] = cropped(n)
+        except DataError as e:
+            if n in (clip.onset, clip.apex):
+                raise
+            left_out.append(str(e))
+    if left_out:
+        clip = clip.noted(f"damaged frames left out: {len(left_out)}, the first: {left_out[0]}")
     if clip.apex is None:
         clip = spotted(clip, crops, tools.config.apex)
     return Aligned(clip, crops, face, points, matrix)
+
+
+def _last_readable(frames: Frames, numbers: Sequence[int]) -> np.ndarray:
+    """The last of ``numbers`` that is no damaged image. Raises DataError when all are."""
+    for n in reversed(numbers[1:]):
+        with suppress(DataError):
+            return frames.read(n)
+    return frames.read(numbers[0])
 
 
 def _number(n: int | None) -> int:
@@ -270,18 +289,31 @@ def settle_frames(clip: Clip, numbers: Sequence[int], max_gap: int) -> Clip:
 
 
 def needed_frames(clip: Clip, numbers: Sequence[int], mode: str) -> list[int]:
-    """The frames to read: onset and apex, or all of onset..offset when they are kept or the apex is sought."""
-    if mode == "all" or clip.apex is None:
-        inside = [n for n in numbers if _number(clip.onset) <= n <= _number(clip.offset)]
-        if len(inside) < 2:
-            raise DataError(f"no frame on disk after onset {clip.onset} up to offset {clip.offset}")
-        return inside
-    return [_number(clip.onset), clip.apex]
+    """The frames to read: those to keep, and all of onset..offset when the apex is sought among them."""
+    onset, offset = _number(clip.onset), _number(clip.offset)
+    if mode != "all" and clip.apex is not None:
+        return kept_frames(clip, numbers, mode)
+    reach = AROUND if mode == "around" else 0
+    inside = [n for n in numbers if onset - reach <= n <= offset + reach]
+    if sum(onset <= n <= offset for n in inside) < 2:
+        raise DataError(f"no frame on disk after onset {clip.onset} up to offset {clip.offset}")
+    return inside
+
+
+def kept_frames(clip: Clip, numbers: Sequence[int], mode: str) -> list[int]:
+    """Of the frames ``numbers`` those to keep: onset and apex, their neighbours too, or all of onset..offset."""
+    onset, apex = _number(clip.onset), _number(clip.apex)
+    if mode == "all":
+        return [n for n in numbers if onset <= n <= _number(clip.offset)]
+    reach = AROUND if mode == "around" else 0
+    return [n for n in numbers if min(abs(n - onset), abs(n - apex)) <= reach]
 
 
 def spotted(clip: Clip, crops: dict[int, np.ndarray], method: str) -> Clip:
-    """``clip`` with the apex that ``method`` finds among its aligned frames."""
-    numbers = sorted(crops)
+    """``clip`` with the apex that ``method`` finds among its aligned frames of onset..offset. Raises DataError."""
+    numbers = [n for n in sorted(crops) if _number(clip.onset) <= n <= _number(clip.offset)]
+    if len(numbers) < 2:
+        raise DataError(f"no undamaged frame after onset {clip.onset} up to offset {clip.offset}")
     index = apex.spot(np.stack([grey(crops[n]) for n in numbers]), method)
     note = f"apex spotted at {numbers[index]} among {len(numbers) - 1} frames by {method}"
     return clip.noted(note, apex=numbers[index], apex_source=f"spotted:{method}")
@@ -309,13 +341,22 @@ def _up_to_date(target: Path, key: str) -> Record | None:
 
 
 def _write(
-    target: Path, crops: dict[int, np.ndarray], record: Record, matrix: np.ndarray, points: np.ndarray | None
+    target: Path,
+    crops: dict[int, np.ndarray],
+    record: Record,
+    matrix: np.ndarray,
+    points: np.ndarray | None,
+    quality: int | None,
 ) -> None:
-    """Put crops and record where they belong, all at once. Raises MepipeError when the disk refuses."""
+    """Put crops and record where they belong, all at once. Raises MepipeError when the disk refuses.
+
+    Onset and apex are PNG always, for flow is made of them; the others JPEG when a ``quality`` is given.
+    """
     temp = temp_beside(target)
+    lossless = crops if quality is None else (record.onset, record.apex)
     try:
         make_folder(temp)
-        names = [_write_png(temp / f"{n}.png", image) for n, image in crops.items()]
+        names = [_write_image(temp, n, image, None if n in lossless else quality) for n, image in crops.items()]
         facts = {
             "record": {f.name: getattr(record, f.name) for f in fields(record)},
             "files": names,
@@ -331,11 +372,22 @@ def _write(
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def _write_png(path: Path, image: np.ndarray) -> str:
+def _write_image(folder: Path, number: int, image: np.ndarray, quality: int | None) -> str:
+    """Write a crop as <number>.png, or .jpg of ``quality`` without chroma subsampling. Returns the file's name.
+
+    Three equal channels, as of a grey camera, are stored as one: a third of the size, and read back the same.
+    """
     import cv2
 
-    ok, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, PNG_STRATEGY])
+    if image.ndim == 3 and (image == image[..., :1]).all():
+        image = np.ascontiguousarray(image[..., 0])
+    suffix, how = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, PNG_STRATEGY]
+    if quality is not None:
+        full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        suffix, how = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality, *full_chroma]
+    ok, data = cv2.imencode(suffix, image, how)
     if not ok:
-        raise MepipeError(f"OpenCV could not encode {path.name}")
+        raise MepipeError(f"OpenCV could not encode {number}{suffix}")
+    path = folder / f"{number}{suffix}"
     path.write_bytes(data.tobytes())
     return path.name

@@ -45,10 +45,18 @@ class FrameFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names = _numbered(folder)
+        self._names, self._doubles = _numbered(folder)
         self.numbers: list[int] = sorted(self._names)
         if not self.numbers:
             raise DataError(f"{folder} holds no numbered image", do="check that the clip was unpacked completely")
+
+    def doubled(self) -> str:
+        """What to say when several files have the same frame number ("" when none have): the first by name counts."""
+        if not self._doubles:
+            return ""
+        number, name = next(iter(self._doubles.items()))
+        used = self._names[number]
+        return f"frame numbers with several files: {len(self._doubles)}, such as {used} (used) and {name}"
 
     def read(self, number: int) -> np.ndarray:
         return read_image(self.folder / self._names[number])
@@ -59,8 +67,10 @@ class FrameFolder:
         return [name, stat.st_size, stat.st_mtime_ns]
 
 
-def _numbered(folder: Path) -> dict[int, str]:
+def _numbered(folder: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """(frame number -> file name, number -> another name of the same number, where there are several)."""
     names: dict[int, str] = {}
+    doubles: dict[int, str] = {}
     try:
         with os.scandir(folder) as entries:
             found = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
@@ -70,8 +80,11 @@ def _numbered(folder: Path) -> dict[int, str]:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path objects for 70 frames a clip cost more than the scan
         digits = re.findall(r"[0-9]+", stem)
         if suffix.lower() in IMAGE_SUFFIXES and digits and len(digits[-1]) < 10:
-            names.setdefault(int(digits[-1]), name)  # two spellings of one number: the first by name
-    return names
+            number = int(digits[-1])
+            if number in names:
+                doubles.setdefault(number, name)
+            names.setdefault(number, name)
+    return names, doubles
 
 
 def nearest(numbers: Sequence[int], wanted: int) -> int:
@@ -82,19 +95,27 @@ def nearest(numbers: Sequence[int], wanted: int) -> int:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The image at ``path`` as BGR uint8 (H, W, 3).
+    """The image at ``path`` as BGR uint8 (H, W, 3). Raises DataError when the file is absent, truncated or no image."""
+    return decode_image(read_bytes(path), path)
 
-    Raises DataError when the file is absent, truncated or no image.  OpenCV itself pads a truncated
-    JPEG with grey and says so only on the console, hence the check for the end marker.
-    """
-    import cv2
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a frame. Raises DataError when it is absent or too large to be one."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} has {path.stat().st_size >> 20} MB", do="that is no video frame; check it")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror}", do="check that the corpus is complete") from e
+
+
+def decode_image(data: bytes, path: Path) -> np.ndarray:
+    """The image in ``data``, read from ``path``, as BGR uint8 (H, W, 3). Raises DataError.
+
+    OpenCV itself pads a truncated JPEG with grey and says so only on the console, hence the check for the end marker.
+    """
+    import cv2
+
     broken = damage(data)
     if broken:
         raise DataError(f"{path} {broken}", do="unpack or copy the clip again")

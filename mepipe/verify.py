@@ -31,8 +31,8 @@ MUST_FAIL = ("no annotation", "clip folder absent", NO_FRAME, "unknown emotion",
 CORRECTED, NEAREST, LEFT_OVER, COUNTS = (
     "correction applied", "frame nearest", "clip on disk without a row", "counts that differ from the published ones",
 )  # fmt: skip
-SPOTTED, REPAIRED, DAMAGED = "apex not coded", "row repaired", "damaged frame"
-WARN = (CORRECTED, NEAREST, ODD_ORDER, SPOTTED, REPAIRED, DAMAGED, LEFT_OVER, COUNTS)
+SPOTTED, REPAIRED, DAMAGED, DOUBLED = "apex not coded", "row repaired", "damaged frame", "frame number twice"
+WARN = (CORRECTED, NEAREST, ODD_ORDER, SPOTTED, REPAIRED, DAMAGED, DOUBLED, LEFT_OVER, COUNTS)
 ENDS = 64 << 10  # bytes read at either end of an image: its header and its end marker lie there
 
 
@@ -235,6 +235,8 @@ def _of_frames(clip: Clip, images: Images, max_gap: int) -> Iterator[Finding]:
     if isinstance(folder, str):
         yield Finding(NO_FRAME, clip.id, folder)
         return
+    if doubled := folder.doubled():
+        yield Finding(DOUBLED, clip.id, doubled)
     annotated = {"onset": clip.onset, "apex": clip.apex, "offset": clip.offset}
     found = {name: nearest(folder.numbers, n) for name, n in annotated.items() if n is not None}
     yield from _absent(clip, annotated, found, folder, max_gap)

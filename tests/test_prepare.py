@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -10,10 +12,11 @@ import numpy as np
 import openpyxl
 import pytest
 
-from mepipe import get_corpus
+from mepipe import clipwork, get_corpus
 from mepipe.clipwork import Record
 from mepipe.errors import UsageError
 from mepipe.faces.find import fits
+from mepipe.frames import FrameFolder, read_image
 from mepipe.prepare import own_part, prepare_corpus, usual_widths
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import TEMP_MARK, Workspace
@@ -48,6 +51,16 @@ def annotated(raw: Path, folder: Path) -> list:
         if f"sub{int(row[0]):02d}" == folder.parent.name and row[1] == folder.name:
             return list(row)
     raise AssertionError(folder)
+
+
+def frame_numbers(work: Path, folder: Path, suffix: str) -> list[int]:
+    """The frames that are kept of the clip whose raw folder is ``folder``."""
+    kept = work / "prepared/casme2" / folder.parent.name / folder.name
+    return sorted(int(p.stem) for p in kept.glob(f"*{suffix}"))
+
+
+def size_of(files: Iterable[Path]) -> int:
+    return sum(p.stat().st_size for p in files)
 
 
 def set_cells(raw: Path, folder: Path, **cells) -> None:
@@ -204,7 +217,6 @@ def test_absent_frames_are_replaced_by_near_ones_visibly_or_refused(own_raw, tmp
 
 def test_without_a_landmark_file_crops_come_from_the_box_and_say_so(made, tmp_path, monkeypatch):
     monkeypatch.setattr("mepipe.faces.landmarks.find_spec", lambda name: None)
-    from mepipe import clipwork
 
     config = PrepareConfig()
     clipwork.start_worker(config, clipwork.Context.of(config))
@@ -239,6 +251,72 @@ def test_frames_all_keeps_the_aligned_sequence(made, tmp_path):
     folder = tmp_path / "prepared/casme2" / r["subject"] / r["clip"]
     numbers = sorted(int(p.stem) for p in folder.glob("*.png"))
     assert numbers == list(range(int(r["onset"]), int(r["offset"]) + 1))
+
+
+def test_frames_around_keeps_the_neighbours_of_onset_and_apex(own_raw, tmp_path):
+    folder = clip_folder(own_raw)
+    onset, apex = (int(n) for n in annotated(own_raw, folder)[3:5])
+    prepare(own_raw, tmp_path, frames="around")
+    kept = frame_numbers(tmp_path, folder, ".png")
+    there = {int(re.findall(r"\d+", p.stem)[-1]) for p in folder.glob("*.jpg")}
+    assert kept == sorted(there & {n + d for n in (onset, apex) for d in (-1, 0, 1)})
+    assert len(kept) >= 5
+
+
+def test_frames_all_with_a_quality_keeps_onset_and_apex_lossless_and_the_rest_small(made, tmp_path):
+    prepare(made.raw, tmp_path / "png", frames="all", shard="1/9")
+    prepare(made.raw, tmp_path / "jpg", frames="all", shard="1/9", quality=95)
+    (r,) = rows(tmp_path / "jpg")
+    lossless, small = (tmp_path / kind / "prepared/casme2" / r["subject"] / r["clip"] for kind in ("png", "jpg"))
+    assert {int(p.stem) for p in small.glob("*.png")} == {int(r["onset"]), int(r["apex"])}
+    assert FrameFolder(small).numbers == FrameFolder(lossless).numbers
+    for n in FrameFolder(small).numbers:
+        a, b = FrameFolder(small).read(n).astype(int), FrameFolder(lossless).read(n)
+        assert np.abs(a - b).mean() < (2 if n not in (int(r["onset"]), int(r["apex"])) else 1e-9)
+    sizes = [
+        sum(p.stat().st_size for p in folder.glob(kind)) for folder, kind in ((small, "*.jpg"), (lossless, "*.png"))
+    ]
+    assert sizes[0] < sizes[1] / 3
+
+
+def test_quality_without_frames_all_is_wrong_usage():
+    with pytest.raises(UsageError, match="--quality is 95 with --frames onset-apex"):
+        PrepareConfig(quality=95)
+
+
+def test_crops_of_a_grey_camera_are_stored_as_grey_and_read_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 256, (224, 224, 1), np.uint8), 3, axis=2)
+    colour = rng.integers(0, 256, (224, 224, 3), np.uint8)
+    for number, image in ((1, grey), (2, colour)):
+        name = clipwork._write_image(tmp_path, number, image, None)
+        assert name == f"{number}.png"
+        assert (read_image(tmp_path / name) == image).all()
+    assert cv2.imread(str(tmp_path / "1.png"), cv2.IMREAD_UNCHANGED).ndim == 2
+    assert (tmp_path / "1.png").stat().st_size < (tmp_path / "2.png").stat().st_size / 2
+
+
+def test_a_damaged_frame_between_onset_and_apex_is_left_out_and_told(own_raw, tmp_path):
+    folder = clip_folder(own_raw)
+    onset, _, offset = (int(n) for n in annotated(own_raw, folder)[3:6])
+    bad = folder / f"img{onset + 1}.jpg"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    prepare(own_raw, tmp_path, frames="all")
+    (row,) = [r for r in rows(tmp_path) if (r["subject"], r["clip"]) == (folder.parent.name, folder.name)]
+    assert row["status"] == "repaired"
+    assert "damaged frames left out: 1, the first: " in row["reason"]
+    assert f"{bad.name} is a truncated JPEG" in row["reason"]
+    assert frame_numbers(tmp_path, folder, ".png") == [onset, *range(onset + 2, offset + 1)]
+
+
+def test_two_files_of_one_frame_number_are_told(own_raw, tmp_path):
+    folder = clip_folder(own_raw)
+    apex = folder / f"img{annotated(own_raw, folder)[4]}.jpg"
+    cv2.imwrite(str(apex.with_suffix(".png")), cv2.imread(str(apex)))
+    prepare(own_raw, tmp_path)
+    (row,) = [r for r in rows(tmp_path) if (r["subject"], r["clip"]) == (folder.parent.name, folder.name)]
+    assert row["status"] == "repaired"
+    assert row["reason"] == f"frame numbers with several files: 1, such as {apex.name} (used) and {apex.stem}.png"
 
 
 def test_parts_made_apart_add_up_to_the_whole(made, tmp_path):

@@ -312,9 +312,26 @@ def test_corpora_like_the_real_ones_verify_without_a_finding_and_give_all_442(tm
     assert len({(clips[i].corpus, clips[i].subject) for i in chosen.indices}) == 68
 
 
+def test_dfme_like_the_real_one_has_the_published_parts_classes_and_rates(tmp_path):
+    plans = WRITERS.get("dfme").like_real(0)
+    raw = lay_out(plans, tmp_path)
+    clips = get_corpus("dfme").clips(raw)
+    assert Counter(c.split for c in clips) == {"train": 1856, "testA": 474, "testB": 299}
+    people = {split: {c.subject for c in clips if c.split == split} for split in ("train", "testA", "testB")}
+    assert [len(who) for who in people.values()] == [176, 42, 41]
+    assert len(set.union(*people.values())) == 259  # no person in two parts
+    table = {s: Counter(c.label7 for c in clips if c.split == s) for s in people}
+    words = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
+    assert [table["train"][w] for w in words] == [161, 100, 548, 265, 206, 278, 298]  # MERba, table II
+    assert [table["testA"][w] for w in words] == [39, 34, 129, 62, 63, 46, 101]
+    assert [table["testB"][w] for w in words] == [41, 37, 58, 38, 42, 35, 48]
+    assert Counter(c.fps for c in clips if c.split == "testB") == {500: 83, 300: 57, 200: 159}
+    assert verify_corpus(get_corpus("dfme"), raw).findings == ()
+
+
 def test_like_real_is_for_corpora_whose_clip_names_are_published(tmp_path):
-    with pytest.raises(UsageError, match="clip names of dfme are not published; valid: casme2, samm, smic-hs"):
-        make_corpus("dfme", tmp_path / "new", like_real=True)
+    with pytest.raises(UsageError, match="clip names of mmew are not published; valid: casme2, samm, smic-hs, dfme"):
+        make_corpus("mmew", tmp_path / "new", like_real=True)
     with pytest.raises(UsageError, match="leave out subjects and clips"):
         make_corpus("casme2", tmp_path / "new", like_real=True, clips=3)
     assert not (tmp_path / "new").exists()

@@ -210,6 +210,15 @@ def test_only_deep_decodes_what_lies_between(raw):
     assert v.counts["images"] == 41 + 3
 
 
+def test_two_files_of_one_frame_number(raw):
+    folder = next(raw.glob("CASME2*/**/EP02_01f"))
+    shutil.copy(folder / "img59.jpg", folder / "img059.jpg")
+    v = verify("casme2", raw)
+    assert found(v) == [("frame number twice", "sub01/EP02_01f")]
+    assert "such as img059.jpg (used) and img59.jpg" in v.named("frame number twice")[0].text
+    assert not v.failed
+
+
 def test_a_video_shared_by_many_clips_is_decoded_once(tmp_path):
     raw = tiny.casme3(tmp_path, [("spNO.1", "a", n, n + 5, n + 9, "fear") for n in range(100, 200, 20)])
     v = verify("casme3", raw, deep=True)

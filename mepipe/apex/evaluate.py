@@ -216,5 +216,6 @@ def _spot_clip(clip: Clip) -> Spotted:
         crops = align_clip(frames, clip, numbers, _tools).crops
     except DataError as e:
         return Spotted(clip.id, clip.fps, {}, "refused", str(e))
+    numbers = sorted(crops)  # without the damaged ones
     stack = np.stack([grey(crops[n]) for n in numbers])
     return Spotted(clip.id, clip.fps, {m: numbers[spot(stack, m)] - clip.apex for m in _methods})

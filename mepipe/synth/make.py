@@ -24,6 +24,7 @@ import cv2
 from mepipe.errors import DataError, UsageError
 from mepipe.progress import Progress
 from mepipe.synth.corpora import WRITERS, ClipPlan, Defect, Writer
+from mepipe.synth.identity import Camera
 from mepipe.synth.photo import photograph
 from mepipe.synth.render import SyntheticClip
 from mepipe.workspace import make_folder, replace_folder, sweep, temp_beside, write_failed, write_json, write_text
@@ -80,8 +81,8 @@ def make_corpus(
 
     subjects, clips: how many people, and clips of each; None takes the corpus's default.
     defects: plant the published defects of the corpus, with stray files; ``defects.csv`` lists them.
-    like_real: all clips of the real annotation by name, five frames each (the corpora of 3db); subjects and
-    clips are then the real ones.
+    like_real: all clips of the real annotation, a few frames each (the corpora of 3db by name, and dfme);
+    subjects and clips are then the real ones.
     progress: called with (clips done, clips to do) after each clip.
     jobs: threads that draw (OpenCV works outside Python's lock); None takes one per core.  The files
     do not depend on it.
@@ -108,7 +109,8 @@ def make_corpus(
     if planted:
         plans, settings = with_defects(plans, planted), {**settings, "defects": True}
     _claim(out, {"format": "mepipe.synth", "generation": GENERATION, **settings})
-    written = _write(writer, plans, planted, out, jobs, progress or (lambda done, total: None))
+    camera = (like_real and writer.camera_like_real) or writer.camera
+    written = _write(writer, camera, plans, planted, out, jobs, progress or (lambda done, total: None))
     people = {plan.subject for plan in plans}
     rows = sum(plan.in_sheet for plan in plans)
     frames = sum(plan.last - plan.first + 1 - len(plan.absent) for plan in plans)
@@ -123,15 +125,21 @@ def with_defects(plans: Sequence[ClipPlan], planted: Sequence[Defect]) -> list[C
 
 
 def _write(
-    writer: Writer, plans: Sequence[ClipPlan], planted: Sequence[Defect], out: Path, jobs: int, progress: Progress
+    writer: Writer,
+    camera: Camera,
+    plans: Sequence[ClipPlan],
+    planted: Sequence[Defect],
+    out: Path,
+    jobs: int,
+    progress: Progress,
 ) -> int:
     """Draw what is missing, then write the sheet and the truth. Returns how many clip folders were drawn."""
     for parent in {(out / plan.folder).parent for plan in plans}:
         sweep(parent)
     missing = [plan for plan in plans if not (out / plan.folder).is_dir()]
     if missing or not (out / TRUTH).is_file():
-        _draw_all(writer, missing, out, jobs, progress)
-        described = [SyntheticClip(plan, writer.camera) for plan in plans if plan.in_sheet]
+        _draw_all(writer, camera, missing, out, jobs, progress)
+        described = [SyntheticClip(plan, camera) for plan in plans if plan.in_sheet]
         writer.write_annotations(out, described)
         if planted:
             _litter(out / plans[0].folder)
@@ -207,10 +215,12 @@ def _read_settings(path: Path) -> dict[str, object]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _draw_all(writer: Writer, plans: Sequence[ClipPlan], out: Path, jobs: int, progress: Progress) -> None:
+def _draw_all(
+    writer: Writer, camera: Camera, plans: Sequence[ClipPlan], out: Path, jobs: int, progress: Progress
+) -> None:
     """Draw the clips on ``jobs`` threads; the first failure stops the rest."""
     with _one_thread_per_opencv_call(), ThreadPoolExecutor(jobs, "synth") as pool:
-        waiting = [pool.submit(_draw, writer, plan, out) for plan in plans]
+        waiting = [pool.submit(_draw, writer, camera, plan, out) for plan in plans]
         try:
             for done, finished in enumerate(as_completed(waiting), 1):
                 finished.result()
@@ -231,11 +241,11 @@ def _one_thread_per_opencv_call() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _draw(writer: Writer, plan: ClipPlan, out: Path) -> None:
+def _draw(writer: Writer, camera: Camera, plan: ClipPlan, out: Path) -> None:
     """Draw one clip into its folder, which appears when its last frame is written."""
     final = out / plan.folder
     temp = temp_beside(final)
-    clip = SyntheticClip(plan, writer.camera)
+    clip = SyntheticClip(plan, camera)
     try:
         temp.mkdir(parents=True)
         for number in sorted(set(clip.numbers) - plan.absent):

@@ -77,6 +77,7 @@ class Writer(ABC):
 
     name: str
     camera: Camera
+    camera_like_real: Camera | None = None  # where --like-real takes smaller frames than the corpus has
     fps: int
     subjects = 6
     clips = 9  # per subject
@@ -112,7 +113,7 @@ class Writer(ABC):
 
     def like_real(self, seed: int) -> list[ClipPlan]:
         """All clips of the real annotation by name, with few frames each. Raises UsageError."""
-        raise UsageError(f"the clip names of {self.name} are not published", do="valid: casme2, samm, smic-hs")
+        raise UsageError(f"the clip names of {self.name} are not published", do="valid: casme2, samm, smic-hs, dfme")
 
     def extras(self, seed: int, subject: int) -> list[ClipPlan]:
         """Clips of a person that the real corpus has beside its micro-expressions; no row of truth.csv."""
