@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -113,15 +114,21 @@ def methods(engine: str) -> dict[str, Method]:
 
 def errors(
     found: dict[str, Method], people: Sequence[Person], columns: Sequence[tuple[float, float]]
-) -> dict[str, dict[str, float]]:
-    """Method -> column -> end-point error, mean over the people."""
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Method -> column -> end-point error, mean over the people; and method -> median CPU ms of a noisy pair."""
     table: dict[str, dict[str, float]] = {name: {} for name in found}
+    times: dict[str, list[float]] = {name: [] for name in found}
     for peak, noise in columns:
         pairs = [make_pair(person, peak, noise, seed) for seed, person in enumerate(people, 1)]
         for name, method in found.items():
-            off = [end_point_error(method(onsets, apexes), truth).mean() for onsets, apexes, truth in pairs]
+            off = []
+            for onsets, apexes, truth in pairs:
+                started = time.process_time()
+                flow = method(onsets, apexes)
+                times[name] += [1e3 * (time.process_time() - started)] if noise else []
+                off.append(end_point_error(flow, truth).mean())
             table[name][f"{peak:g}/{noise:g}"] = float(np.mean(off))
-    return table
+    return table, {name: float(np.median(t)) for name, t in times.items()}
 
 
 def search(tries: int, seed: int) -> None:
@@ -152,8 +159,9 @@ def draw(rng: np.random.Generator) -> TVL1Params:
         nscales=int(rng.choice([1, 2, 5])),
         warps=int(rng.choice([1, 2, 5])),
         epsilon=float(rng.choice([0.0, 0.002, 0.006])),
-        inner=int(rng.choice([80, 150, 250])),
-        outer=1,
+        inner=int(np.exp(rng.uniform(np.log(30), np.log(250)))),
+        outer=int(rng.choice([1, 2, 3, 5])),
+        median=int(rng.choice([0, 5])),
         scale_step=float(rng.choice([0.5, 0.8])),
         smooth=float(rng.choice([0.0, 0.5, 0.8])),
         pad=int(rng.choice([0, 16])),
@@ -173,14 +181,14 @@ def main() -> None:
         return
 
     columns = [(peak, noise) for noise in NOISES for peak in PEAKS]
-    table = errors(methods(options.engine), PEOPLE[options.people], columns)
-    print(f"{'peak px / noise':26}" + "".join(f"{c:>9}" for c in next(iter(table.values()))))
+    table, times = errors(methods(options.engine), PEOPLE[options.people], columns)
+    print(f"{'peak px / noise':26}" + "".join(f"{c:>9}" for c in next(iter(table.values()))) + f"{'CPU ms':>9}")
     for name, row in table.items():
-        print(f"{name:26}" + "".join(f"{value:9.4f}" for value in row.values()))
+        print(f"{name:26}" + "".join(f"{value:9.4f}" for value in row.values()) + f"{times[name]:9.1f}")
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     facts = {"machine": machine(), "people": options.people, "engine": options.engine}
-    report = {**facts, "micro": TVL1Params.micro().as_dict(), "error_px": table}
+    report = {**facts, "micro": TVL1Params.micro().as_dict(), "error_px": table, "cpu_ms": times}
     options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -1,6 +1,6 @@
 """Time the selective scan's backends on one CPU thread and print a table.
 
-    python benchmarks/scan_cpu.py [--repeats 7] [--backends loop recompute numba] [--small]
+    python benchmarks/scan_cpu.py [--repeats 7] [--backends loop recompute numba] [--small] [--out FILE]
 
 Sizes are those of MERba at batch 8 (stages 2, 3, 4; four directions), with --small those of
 merba_tiny.  A time is the least of the repeats, in CPU milliseconds of this process, backends taken
@@ -10,9 +10,12 @@ in turn so that a busy machine treats them alike.  "x" is the factor over the fi
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import torch
+from flow_engines import RESULTS, machine
 
 from mepipe.errors import UsageError
 from mepipe_model.ops import SCAN_BACKENDS, scan_backend, selective_scan
@@ -72,16 +75,23 @@ def main() -> None:
         choices=[b for b in SCAN_BACKENDS if b != "auto"],
     )
     parser.add_argument("--small", action="store_true", help="the sizes of merba_tiny")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scan_cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     backends = usable(options.backends)
     print(f"{'S':>5} {'E':>5}  {'':18}" + "".join(f"{b:>20}" for b in backends))
+    table: dict[str, dict[str, dict[str, float]]] = {}
     for sequences, channels in SMALL_SIZES if options.small else SIZES:
         values = inputs(sequences, channels)
         for label, work in (("forward", forward), ("forward + backward", both)):
             ms = least_ms(work, values, backends, options.repeats)
             cells = "".join(f"{ms[b]:9.1f} ms {ms[backends[0]] / ms[b]:6.1f}x" for b in backends)
             print(f"{sequences:5} {channels:5}  {label:18}{cells}", flush=True)
+            table.setdefault(f"{sequences} sequences, {channels} channels", {})[label] = ms
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "repeats": options.repeats, "cpu_ms": table}
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

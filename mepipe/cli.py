@@ -7,49 +7,22 @@ Exit codes: 0 done, 1 the data or the work failed, 2 wrong usage, 130 interrupte
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mepipe import __version__, progress
+from mepipe.clioptions import SpreadWords, options_of
 from mepipe.errors import MepipeError, one_line
-from mepipe.settings import FlowConfig, PrepareConfig, TrainConfig
+from mepipe.settings import PAIR_THREAD, FlowConfig, PrepareConfig, TrainConfig
 from mepipe.workspace import Workspace
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def options_of(config: type, *leave_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: one click option for every field of the dataclass ``config``."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for f in reversed(dataclasses.fields(config)):
-            if f.name not in leave_out:
-                command = _option(f)(command)
-        return command
-
-    return decorate
-
-
-def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    flag = "--" + f.name.strip("_").replace("_", "-")
-    meta, kind = f.metadata, str(f.type).removesuffix(" | None")
-    settings: dict[str, Any] = {"help": meta["help"], "default": f.default, "show_default": f.default not in (None, ())}
-    if kind == "bool":
-        flag += f"/--no-{flag[2:]}" if f.default is not False else ""
-        return click.option(flag, f.name, is_flag=True, **settings)
-    if kind.startswith("tuple"):
-        return click.option(flag, f.name, multiple=True, metavar=meta["metavar"], **settings)
-    if meta["choices"]:
-        return click.option(flag, f.name, type=click.Choice(meta["choices"]), **settings)
-    types = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
-    return click.option(flag, f.name, type=types[kind], metavar=meta["metavar"], **settings)
 
 
 # \b keeps click from wrapping the lines below it
@@ -175,58 +148,95 @@ def flow(ws: Workspace, corpora: tuple[str, ...], **options: Any) -> None:
     click.echo("\n".join(summary_lines(summary)))
 
 
-class SpreadData(click.Command):
-    """A command whose --data takes several words: ``--data casme2 samm`` is ``--data casme2 --data samm``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        values = False  # whether the words at hand belong to a --data
-        for word, after in zip(args, [*args[1:], "-"], strict=False):
-            values = values and not word.startswith("-")
-            if word == "--data":
-                if after.startswith("-"):
-                    raise click.BadOptionUsage("data", "--data needs the name of a corpus", ctx)
-                values = True
-            elif values:
-                spread += [part for name in word.split(",") for part in ("--data", name)]
-            else:
-                spread.append(word)
-        return super().parse_args(ctx, spread)
+SEEDS = click.option(
+    "--seeds", multiple=True, type=click.IntRange(0), metavar="N N...",
+    help="A run for each of these seeds, then mean and spread of their scores: --seeds 0 1 2.",
+)  # fmt: skip
 
 
-@cli.command(cls=SpreadData)
+@cli.command(cls=SpreadWords)
 @options_of(TrainConfig, "options")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Model option, e.g. mixer_sharing=full.")
+@SEEDS
 @click.pass_obj
-def train(ws: Workspace, **options: Any) -> None:
+def train(ws: Workspace, seeds: tuple[int, ...], **options: Any) -> None:
     """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
+    from mepipe_model.seeds import train_seeds
     from mepipe_model.train import train_run
 
+    config = TrainConfig(**options)
+    outcome: Any
     with progress.bar("train", "epoch") as tick:
-        outcome = train_run(ws, TrainConfig(**options), tick, progress.say)
+        if seeds:
+            outcome = train_seeds(ws, config, seeds, tick, progress.say)
+        else:
+            outcome = train_run(ws, config, tick, progress.say)
     click.echo("\n".join(outcome.lines()))
-    if not options["dry_run"]:
+    for folder in outcome.folders:
         from mepipe.report import report_run
 
-        click.echo(f"  page        {report_run(ws, outcome.folder)}")
+        click.echo(f"  page        {report_run(ws, folder)}")
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--against", metavar="RUN", help="Compare with this run over the same clips: McNemar, paired bootstrap.")
+@click.option("--seeds", is_flag=True, help="RUNS differ in their seed only: mean and spread of their scores.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.pass_obj
-def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, as_json: bool) -> None:
-    """Pool and score RUNS: run names, run folders, or predictions.csv files."""
+def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, seeds: bool, as_json: bool) -> None:
+    """Pool and score RUNS: run names, run folders, or predictions.csv files; parts of one run only."""
     from mepipe_model.evaluate import compare_runs, comparison_lines, evaluate_runs, lines
 
-    scores = evaluate_runs(ws, runs)
-    text = lines(scores)
+    if against is not None and seeds:
+        raise click.UsageError("--seeds and --against are two questions: ask one at a time")
+    if seeds:
+        from mepipe_model.seeds import seed_spread, spread_lines
+
+        scores = seed_spread(ws, runs)
+        text = spread_lines(scores)
+    else:
+        scores = evaluate_runs(ws, runs)
+        text = lines(scores)
     if against is not None:
         comparison = compare_runs(ws, runs, against)
         scores["against"] = {"run": against, **comparison.as_dict()}
         text += comparison_lines(comparison, against)
     click.echo(json.dumps(scores, indent=2) if as_json else "\n".join(text))
+
+
+# what the paper's table decides, or what names one run
+OF_A_TABLE = (
+    "protocol", "data", "test_corpus", "model", "classes", "head", "options", "k", "seed", "run", "resume", "dry_run",
+)  # fmt: skip
+
+
+@cli.command(cls=SpreadWords)
+@click.argument("table", metavar="table4|table5|table6|table7")
+@click.option("--train", is_flag=True, help="Train what is missing, with the options below.")
+@click.option("--base", default="merba", show_default=True, metavar="MODEL", help="The model in MERba's place.")
+@click.option("--only", multiple=True, metavar="METHOD", help="Only this row; may be repeated.")
+@SEEDS
+@options_of(TrainConfig, *OF_A_TABLE)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def reproduce(
+    ws: Workspace, table: str, train: bool, base: str, only: tuple[str, ...], seeds: tuple[int, ...], as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Lay a table of the MERba paper beside what your runs gave; say which commands fill it.
+
+    Runs are found by their settings: give the options they were trained with, if any.
+    """
+    from mepipe_model.reproduce import reproduce as lay_out
+
+    with progress.bar(table, "epoch") as tick:
+        result = lay_out(
+            ws, table, base=base, only=only, seeds=seeds, options=options, train=train, progress=tick, say=progress.say
+        )
+    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(result.lines()))
+    if result.failed:
+        raise MepipeError(f"{len(result.failed)} rows failed: {', '.join(result.failed)}", do="see the reasons above")
 
 
 @cli.command()
@@ -246,6 +256,22 @@ def predict(ws: Workspace, run: str, clip: Path, as_json: bool, **options: Any) 
 
     answer = predict_clip(ws, run, clip, **options)
     click.echo(json.dumps(answer.as_dict(), indent=2) if as_json else "\n".join(answer.lines()))
+
+
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--format", required=True, type=click.Choice(["safetensors", "torchscript", "onnx"]),
+    help="safetensors holds the weights; torchscript and onnx compute from flow in px to classes.",
+)  # fmt: skip
+@click.option("--fold", metavar="ID", help="Of this fold; default: the first that has weights.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: RUN/export/FOLD.SUFFIX.")
+@click.pass_obj
+def export(ws: Workspace, run: str, **options: Any) -> None:
+    """Write the model of RUN as one file for other programs, checked against the model."""
+    from mepipe_model.export import export_run
+
+    click.echo("\n".join(export_run(ws, run, **options).lines()))
 
 
 @cli.command()
@@ -369,7 +395,16 @@ def main(args: list[str] | None = None) -> None:
     except Exception as e:  # the last line of defence: a bug of ours must not greet a user with a traceback
         text = f"internal error, {type(e).__name__}: {e}; please report it with the output of --debug"
         code = _fail(text, 1, debug)
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> None:
+    """End the process, at once where Ctrl-C left threads in the middle of a pair: OpenCV's abort when Python goes."""
+    if any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
+        _flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _flush() -> None:

@@ -28,6 +28,7 @@ from mepipe.settings import PrepareConfig
 from mepipe.workspace import digest, fsync, hash_file, make_folder, replace_folder, temp_beside, versions, write_failed
 
 RECORD = "clip.json"  # beside the crops; its key says from what they were made
+LEFT_OUT = "damaged frames left out"  # how the note on them begins
 AROUND = 1  # frames kept on either side of onset and apex by --frames around: three average well (docs/flow.md)
 PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned crops in a quarter of its time
 
@@ -237,7 +238,7 @@ def align_clip(
                 raise
             left_out.append(str(e))
     if left_out:
-        clip = clip.noted(f"damaged frames left out: {len(left_out)}, the first: {left_out[0]}")
+        clip = clip.noted(f"{LEFT_OUT}: {len(left_out)}, the first: {left_out[0]}")
     if clip.apex is None:
         clip = spotted(clip, crops, tools.config.apex)
     return Aligned(clip, crops, face, points, matrix)

@@ -109,9 +109,10 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {e.strerror}", do="check that the corpus is complete") from e
 
 
-def decode_image(data: bytes, path: Path) -> np.ndarray:
+def decode_image(data: bytes, path: Path, always_colour: bool = True) -> np.ndarray:
     """The image in ``data``, read from ``path``, as BGR uint8 (H, W, 3). Raises DataError.
 
+    always_colour: False leaves what is stored as grey (H, W), which spares an eighth of the time.
     OpenCV itself pads a truncated JPEG with grey and says so only on the console, hence the check for the end marker.
     """
     import cv2
@@ -120,7 +121,8 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
     if broken:
         raise DataError(f"{path} {broken}", do="unpack or copy the clip again")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        how = cv2.IMREAD_COLOR if always_colour else cv2.IMREAD_ANYCOLOR
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as e:
         raise DataError(f"{path} cannot be decoded ({_reason(e)})", do="unpack or copy the clip again") from e
     if image is None:

@@ -52,6 +52,9 @@ def _check(f: dataclasses.Field, value: Any) -> None:
         raise UsageError(f"{name} is {value}", do=f"it must be at most {meta['high']}")
 
 
+PAIR_THREAD = "mepipe-pair-"  # how the names of threads begin that compute flow: see cli._leave
+
+
 def cores() -> int:
     """Cores this process may use (a container or Slurm task often has fewer than the machine)."""
     if hasattr(os, "sched_getaffinity"):

@@ -40,7 +40,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _values(row: dict[str, Any]) -> str:
     if row["normalised"]:
         return f"{', '.join(row['channels'])}, normalised"
-    return f"pad {row['parameters'].get('pad')}"
+    parameters = row["parameters"]
+    averaged = [f"{2 * parameters['average'] + 1} frames averaged"] if parameters.get("average") else []
+    return ", ".join([f"pad {parameters.get('pad')}", *averaged, *row["channels"][3:]])
 
 
 def verify_folder(folder: Path) -> list[str]:
@@ -59,7 +61,7 @@ def export_npz(folder: Path, file: Path, corpora: Sequence[str]) -> int:
     names = ("corpus", "subject", "clip", "emotion", "label3", "label7", "split", "onset", "apex", "offset")
     columns = {n: np.array([getattr(s, n) for s in shards.samples]) for n in names}
     with atomic_file(file) as temp, temp.open("wb") as f:
-        np.savez(f, flow=shards.read_all(), **columns)
+        np.savez(f, flow=shards.read_all(), channels=np.array(shards.content.channels), **columns)
     return len(shards)
 
 

@@ -23,6 +23,7 @@ CLASSES: dict[int, tuple[str, ...]] = {
     7: ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"),  # DFME's EmotionId
 }
 LABEL_FIELD = {3: "label3", 5: "label5", 7: "label7"}
+MODEL_CHANNELS = 3  # u, v, magnitude: a stored strain is not read; models that want it compute it from u and v
 PREPARED_AT_ONCE = 32  # 20 MB of flow
 MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in RAM, larger is read per batch
 
@@ -48,7 +49,7 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
             do = "valid: 3 (MEGC2019), 5 (each corpus's own five), 7 (DFME)"
             raise UsageError(f"--classes {classes}", do=do)
         self.transform = transform
-        self.shards: Shards = open_shards(source, corpora)
+        self.shards: Shards = open_shards(source, corpora, channels=MODEL_CHANNELS)
         self.content = self.shards.content
         labels = [label_of(s, classes) for s in self.shards.samples]
         self.classes = CLASSES.get(classes) or tuple(sorted({label for label in labels if label}))
@@ -79,6 +80,10 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
     def flow(self, i: int) -> np.ndarray:
         """The flow of sample ``i``, (3, H, W) float32 in px."""
         return self.shards.flow(self._where[i])
+
+    def flows(self, indices: Sequence[int], out: np.ndarray | None = None) -> np.ndarray:
+        """The flow of samples ``indices``, (len(indices), 3, H, W) float32 in px, in ``out`` where it is given."""
+        return self.shards.read_many([self._where[i] for i in indices], out)
 
 
 def label_of(sample: Sample, classes: int) -> str:
@@ -117,11 +122,7 @@ class FlowStore:
         self.device = device
 
     def _load(self) -> Tensor:
-        first = self.data.flow(0)
-        out = torch.empty((len(self.data), *first.shape))
-        for i in range(len(self.data)):
-            out[i] = torch.from_numpy(self.data.flow(i))
-        return out
+        return torch.from_numpy(self.data.flows(range(len(self.data))))
 
     def batch(self, indices: Sequence[int], mirrored: Tensor | None = None) -> Tensor:
         """(len(indices), 3, H, W) float32 on the store's device, in px, or as the shards are normalised.
@@ -131,7 +132,7 @@ class FlowStore:
         if self._all is not None:
             x = self._all[torch.as_tensor(indices, device=self.device)]
         else:
-            x = torch.from_numpy(np.stack([self.data.flow(i) for i in indices])).to(self.device)
+            x = torch.from_numpy(self.data.flows(indices)).to(self.device)
         return x if mirrored is None else flip(x, mirrored.to(self.device), self.data.content.mirror)
 
 
@@ -185,6 +186,8 @@ class Scale:
         return cls((0.0,) * 3, (1.0,) * 3)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self == Scale.none():
+            return x  # of any shape: what a model prepared for itself need not be maps
         mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
         return (x - mean) / std

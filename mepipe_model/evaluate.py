@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, UsageError
 from mepipe.workspace import Workspace, write_json
 from mepipe_model.metrics import Scores
-from mepipe_model.runs import ORACLE_FILE, Prediction, Run, find_run, read_predictions, write_predictions
+from mepipe_model.protocols import subject_of
+from mepipe_model.runs import (
+    ORACLE_FILE,
+    Prediction,
+    Run,
+    differences,
+    find_run,
+    load_run,
+    read_predictions,
+    write_predictions,
+)
 from mepipe_model.statistics import FIGURES, Comparison, compare, intervals
 
 LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
@@ -21,23 +31,35 @@ SELECTION = {
 }
 
 
-def score(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
+def score(rows: Sequence[Prediction], classes: Sequence[str], parts: Mapping[str, str] | None = None) -> dict[str, Any]:
     """UF1, UAR, ACC, per class, confusion matrix, and the same per corpus, of pooled predictions.
 
+    parts: ``<corpus>_<subject>`` -> part of the test set; ``per_part`` then holds the same of each part.
     ``interval`` holds 95 % intervals over subjects, [low, high] by figure, or None where there are few subjects.
     ``warnings`` lists what a reader must know, such as a class absent from one corpus.
     """
     if not rows:
         raise DataError("no predictions to score", do="train at least one fold")
     result, notes = _scored(rows, classes, "")
-    corpora = list(dict.fromkeys(r.corpus for r in rows))
-    result["per_corpus"] = {}
-    for corpus in corpora:
-        part, more = _scored([r for r in rows if r.corpus == corpus], classes, f"{corpus}: ")
-        result["per_corpus"][corpus] = part
-        notes += more if len(corpora) > 1 else []
+    result["per_corpus"], more = _apart(rows, [r.corpus for r in rows], classes)
+    notes += more if len(result["per_corpus"]) > 1 else []
+    if parts:
+        result["per_part"], more = _apart(rows, [parts.get(subject_of(r), "other") for r in rows], classes)
+        notes += more
     result["warnings"] = notes
     return result
+
+
+def _apart(
+    rows: Sequence[Prediction], names: Sequence[str], classes: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The scores of the rows of each name, and notes on them."""
+    result, notes = {}, []
+    for name in dict.fromkeys(names):
+        own = [r for r, n in zip(rows, names, strict=True) if n == name]
+        result[name], more = _scored(own, classes, f"{name}: ")
+        notes += more
+    return result, notes
 
 
 def _scored(rows: Sequence[Prediction], classes: Sequence[str], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -51,20 +73,26 @@ def _scored(rows: Sequence[Prediction], classes: Sequence[str], where: str) -> t
 
 def pool_run(run: Run) -> dict[str, Any]:
     """Write the pooled predictions.csv and metrics.json of the finished folds of ``run``. Returns the metrics."""
-    rows = run.predictions()
-    write_predictions(run.folder / "predictions.csv", rows, run.classes)
+    write_predictions(run.folder / "predictions.csv", run.predictions(), run.classes)
+    if run.settings.select == "oracle":
+        write_predictions(run.folder / ORACLE_FILE, run.predictions(ORACLE_FILE), run.classes)
+    metrics = run_metrics(run)
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics
+
+
+def run_metrics(run: Run, folds: Collection[str] | None = None) -> dict[str, Any]:
+    """The metrics of the finished folds of ``run``, or of those of ``folds`` alone."""
     done, total = len(run.finished()), len(run.fold_ids)
     metrics = {
-        **score(rows, run.classes),
+        **score(run.predictions(folds=folds), run.classes, run.parts),
         "selection": SELECTION[run.settings.select],
         "protocol": run.settings.protocol,
         "folds": {"finished": done, "of": total},
     }
     if run.settings.select == "oracle":
-        leaky = run.predictions(ORACLE_FILE)
-        write_predictions(run.folder / ORACLE_FILE, leaky, run.classes)
-        metrics[LEAKY] = {**score(leaky, run.classes), "selection": LEAKY}
-    write_json(run.folder / "metrics.json", metrics)
+        leaky = run.predictions(ORACLE_FILE, folds)
+        metrics[LEAKY] = {**score(leaky, run.classes, run.parts), "selection": LEAKY}
     return metrics
 
 
@@ -86,7 +114,7 @@ def _table(metrics: dict[str, Any], selection: str) -> list[str]:
     def figures(m: dict[str, Any]) -> str:
         return "  ".join(f"{mark}{name} {m[name]:.4f}" for name in ("UF1", "UAR", "ACC"))
 
-    parts = metrics["per_corpus"] if len(metrics["per_corpus"]) > 1 else {}
+    parts = {**(metrics["per_corpus"] if len(metrics["per_corpus"]) > 1 else {}), **metrics.get("per_part", {})}
     lines = [f"  {figures(metrics)}   selection: {selection}"]
     if metrics["interval"]:
         spans = (f"{mark}{name} {low:.2f} to {high:.2f}" for name, (low, high) in metrics["interval"].items())
@@ -97,21 +125,63 @@ def _table(metrics: dict[str, Any], selection: str) -> list[str]:
 def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
     """Pool the predictions of runs, run folders or predictions.csv files and score them together.
 
-    Raises DataError when a clip is predicted twice or the class lists differ.
+    Parts of one run may come from several machines.  Raises DataError when a clip is predicted twice, when class
+    lists differ, or when the settings or the data of two runs do.
     """
     leaky = any(map(is_leaky, sources))
-    result = {**score(*pooled(ws, sources)), "selection": LEAKY if leaky else "as predicted"}
-    result["warnings"] += [note for source in sources if (note := unfinished(ws, source))]
+    notes = one_experiment(ws, sources)
+    parts = {k: v for run in runs_of(ws, sources) for k, v in run.parts.items()}
+    rows, classes = pooled(ws, sources)
+    result = {**score(rows, classes, parts), "selection": LEAKY if leaky else "as predicted"}
+    result["warnings"] += notes + unfinished(ws, sources)
     return result
 
 
-def unfinished(ws: Workspace, source: str) -> str:
-    """What to say of a run whose folds are not all there; "" for a whole run or a file."""
-    if Path(source).is_file():
-        return ""
-    run = find_run(ws, source)
-    done, total = len(run.finished()), len(run.fold_ids)
-    return "" if done == total else f"{run.name}: {done} of {total} folds are finished: not a result yet"
+def run_of(ws: Workspace, source: str) -> Run | None:
+    """The run that ``source`` is, or that its file lies in (RUN/predictions.csv, RUN/folds/F/predictions.csv).
+
+    None for a file from elsewhere.
+    """
+    path = Path(source)
+    if not path.is_file():
+        return find_run(ws, source)
+    folders = [path.resolve().parent, *path.resolve().parents[2:3]]
+    return next((load_run(f) for f in folders if (f / "config.json").is_file()), None)
+
+
+def runs_of(ws: Workspace, sources: Sequence[str]) -> list[Run]:
+    """The runs behind ``sources``, each folder once."""
+    found = [run for source in sources if (run := run_of(ws, source)) is not None]
+    return list({run.folder.resolve(): run for run in found}.values())
+
+
+def one_experiment(ws: Workspace, sources: Sequence[str]) -> list[str]:
+    """Refuse to pool runs whose settings or data differ. Returns notes on what does not decide a score much.
+
+    Threads may differ: they are chosen by the machine and decide the last digits.
+    Raises DataError that names the first differences.
+    """
+    runs = runs_of(ws, sources)
+    for other in runs[1:]:
+        if found := differences(runs[0], other, "threads", "device"):
+            what = f"{runs[0].name} and {other.name} are two experiments: {'; '.join(found[:3])}"
+            raise DataError(what, do="pool parts of one run; for two runs see --against and --seeds")
+    kinds = sorted({str(run.config.get("device", {}).get("type")) for run in runs})
+    notes = [f"the parts were trained on {' and '.join(kinds)}"] if len(kinds) > 1 else []
+    files = [s for s in sources if run_of(ws, s) is None]
+    if files and len(sources) > 1:
+        notes.append(f"no config.json is known of {', '.join(files)}: whether its settings agree cannot be checked")
+    return notes
+
+
+def unfinished(ws: Workspace, sources: Sequence[str]) -> list[str]:
+    """What to say of runs whose folds are not all there, counted over all runs given; files count as they are."""
+    runs = [run for source in sources if not Path(source).is_file() and (run := run_of(ws, source)) is not None]
+    if not runs:
+        return []
+    done, total = {f for run in runs for f in run.finished()}, len(runs[0].fold_ids)
+    names = ", ".join(dict.fromkeys(run.name for run in runs))
+    return [] if len(done) == total else [f"{names}: {len(done)} of {total} folds are finished: not a result yet"]
 
 
 def is_leaky(source: str) -> bool:

@@ -25,11 +25,14 @@ from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
 from mepipe_model.metrics import confusion_matrix
-from mepipe_model.models import create_model
+from mepipe_model.models import create_model, model_info
 from mepipe_model.models.base import FlowModel, PreparingModel
+from mepipe_model.models.checkpoints import check_start
+from mepipe_model.models.svm import FittedModel
 from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
+from mepipe_model.sequences import SequenceStore
 from mepipe_model.weights import save_weights
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
@@ -44,22 +47,25 @@ class Bench:
         self.config = self.run.settings
         self.device = torch.device(device)
         about = self.run.config["data"]
-        flow = Workspace(workspace).flow
+        self.workspace = Workspace(workspace)
+        flow = self.workspace.flow
         self.data = FlowDataset(flow, about["corpora"], self.config.classes, composite=about.get("composite"))
         self.store = FlowStore(self.data, self.device)
         folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
         self.folds = {f.id: f for f in folds}
-        self._prepared: PreparedStore | None = None
+        self._prepared: PreparedStore | SequenceStore | None = None
 
     @cached_property
     def moments(self) -> np.ndarray:
         return moments(self.store, len(self.data))
 
-    def inputs(self, model: FlowModel) -> FlowStore | PreparedStore:
+    def inputs(self, model: FlowModel) -> FlowStore | PreparedStore | SequenceStore:
         """Where ``model``'s batches come from; all folds of a run prepare alike, so the first one's serves all."""
         if not isinstance(model, PreparingModel):
             return self.store
-        if self._prepared is None:
+        if self._prepared is None and model_info(self.config.model).takes == "frames":
+            self._prepared = SequenceStore(self.workspace, self.data.samples, model.prepare, self.device)
+        elif self._prepared is None:
             self._prepared = PreparedStore(self.store, model.prepare)
         return self._prepared
 
@@ -118,14 +124,38 @@ class _Training:
         torch.manual_seed(seed_of(seed, fold.id, "weights"))
         options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
         self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        check_start(self.model, bench.run.config["model"])
         self.inputs = bench.inputs(self.model)
         self.network = self.model.network if isinstance(self.model, PreparingModel) else self.model
+        if self.config.class_weights == "balanced":
+            self.model.head.weigh(self._targets(self.train).bincount(minlength=len(bench.data.classes)))
         self.optimizer = make_optimizer(self.model, self.config)
         self.best = _Best()
         self.log: list[dict[str, float | int | str]] = []
         self.started = time.monotonic()
 
     def run(self) -> None:
+        if isinstance(self.model, FittedModel):
+            self._fit(self.model)
+        else:
+            self._train()
+        self._finish()
+
+    def _fit(self, model: FittedModel) -> None:
+        """Fit at once. A fold that was killed starts again: nothing is kept of half a fit."""
+        x, target = self.inputs.batch(self.train), self._targets(self.train)
+        model.fit(x, target)
+        with torch.inference_mode():
+            out = model.network(x)
+            accuracy = float((model.head.decide(out) == target).float().mean())
+            loss = float(model.head.loss(out, target, 0.0))
+        self.log.append({"epoch": 1, "lr": "0", "loss": round(loss, 6), "accuracy": round(accuracy, 4)})
+        self._write_log()
+
+    def _targets(self, indices: Sequence[int]) -> Tensor:
+        return torch.tensor([self.bench.data.targets[i] for i in indices], device=self.bench.device)
+
+    def _train(self) -> None:
         epochs, saved = self.config.epochs or 0, time.monotonic()
         for epoch in range(self._load_state(), epochs):
             loss, accuracy = self._epoch(epoch)
@@ -138,7 +168,6 @@ class _Training:
             if time.monotonic() - saved > STATE_EVERY and epoch + 1 < epochs:
                 self._save_state(epoch + 1)
                 saved = time.monotonic()
-        self._finish()
 
     def _epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training clips. Returns their mean loss and the accuracy while training."""
@@ -157,7 +186,7 @@ class _Training:
                 group["lr"] = self._rate(epoch, step, len(pieces))
             which = torch.rand(len(indices), generator=generator) < self.config.flip
             x = self.scale(self.inputs.batch(indices, which))
-            target = torch.tensor([self.bench.data.targets[i] for i in indices], device=self.bench.device)
+            target = self._targets(indices)
             out = self._forward(x)
             loss = self.model.head.loss(out, target, epoch / self.config.epochs)
             self.optimizer.zero_grad(set_to_none=True)
@@ -170,7 +199,7 @@ class _Training:
         return total / len(order), right / len(order)
 
     def _forward(self, x: Tensor) -> Tensor:
-        if not self.bench.mixed:
+        if not self.bench.mixed or isinstance(self.model, FittedModel):  # an SVM's decisions need their last digits
             return self.network(x)
         with torch.autocast(self.bench.device.type, torch.bfloat16):
             return self.network(x).float()

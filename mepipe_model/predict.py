@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mepipe.clipwork import Context, Tools, align_clip, grey, needed_frames, settle_frames
+from mepipe.clipwork import LEFT_OUT, Context, Tools, align_clip, grey, needed_frames, settle_frames
 from mepipe.datasets.base import Clip
 from mepipe.errors import DataError, UsageError
 from mepipe.flow import TVL1Params, resolve_engine
+from mepipe.flow.images import average_frames
+from mepipe.flow.pairs import reach_of
 from mepipe.frames import VideoFile, open_frames
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import Workspace, write_bytes
+from mepipe_model.models import model_info
 from mepipe_model.runs import Run, find_run
 
 
@@ -71,7 +75,10 @@ def predict_clip(
     if the_run.config["data"].get("flow", {}).get("normalised"):
         raise DataError(f"{the_run.name} was trained on imported, normalised arrays; a clip's flow is in px")
     folds = usable_folds(the_run, fold)
-    config = PrepareConfig(landmarks=landmarks)
+    sequence = model_info(the_run.settings.model).takes == "frames"
+    average = averaged(the_run)
+    mode = "all" if sequence or average > 1 else "around" if average else "onset-apex"
+    config = PrepareConfig(landmarks=landmarks, frames=mode)
     frames = open_frames(path)
     clip = _clip(path, frames, onset, apex, offset)
     clip = settle_frames(clip, frames.numbers, config.max_gap)
@@ -81,8 +88,9 @@ def predict_clip(
     assert clip.onset is not None
     assert clip.apex is not None
     first, top = aligned.crops[clip.onset], aligned.crops[clip.apex]
-    flow = flow_like(the_run, grey(first), grey(top))
-    mean = mean_probabilities(the_run, folds, flow).tolist()
+    flow = flow_like(the_run, aligned.crops, clip.onset, clip.apex)
+    seen = np.stack([grey(aligned.crops[n]) for n in sorted(aligned.crops)]) if sequence else flow
+    mean = mean_probabilities(the_run, folds, seen).tolist()
     probabilities = dict(zip(the_run.classes, mean, strict=True))
     answer = Answer(
         clip=str(path),
@@ -96,7 +104,7 @@ def predict_clip(
         folds=tuple(folds),
         largest_motion=float(flow[2].max()),
         picture=str(picture) if picture else None,
-        warnings=doubts(flow, the_run, folds, fold),
+        warnings=(*(n for n in clip.notes if n.startswith(LEFT_OUT)), *doubts(flow, the_run, folds, fold)),
     )
     if picture:
         from mepipe.report import prediction_picture
@@ -158,23 +166,44 @@ def _clip(path: Path, frames: Any, onset: int | None, apex: int | None, offset: 
     return Clip("", "", path.name, onset, apex, offset, fps, "")
 
 
-def flow_like(run: Run, onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
-    """Flow (3, 224, 224) in px with the parameters of the run's own shards."""
-    recorded = run.config["data"].get("flow", {})
+def averaged(run: Run) -> int:
+    """How many neighbours on either side the run's own flow averages into onset and apex."""
+    return int(run.config["data"].get("flow", {}).get("parameters", {}).get("average", 0))
+
+
+def flow_like(run: Run, crops: Mapping[int, np.ndarray], onset: int, apex: int) -> np.ndarray:
+    """Flow (3, 224, 224) in px from frame ``onset`` to ``apex`` of ``crops``, made as that of the run's own shards."""
+    recorded = dict(run.config["data"].get("flow", {}).get("parameters", {}))
+    average = recorded.pop("average", 0)
+    images = [grey(crops[number])[None] for number in (onset, apex)]
+    if average:
+        reach = reach_of(onset, apex, average)
+        near = [[grey(crops[n]) for n in sorted(crops) if abs(n - number) <= reach] for number in (onset, apex)]
+        images = [average_frames(np.stack(frames))[None] for frames in near]
     engine, _ = resolve_engine("auto")
-    return engine.flow(onset[None], apex[None], TVL1Params(**recorded.get("parameters", {})))[0]
+    return engine.flow(*images, TVL1Params(**recorded))[0]
 
 
-def mean_probabilities(run: Run, folds: list[str], flow: np.ndarray) -> np.ndarray:
-    """(classes,) mean over the models of ``folds``, each with its own scaling."""
+def mean_probabilities(run: Run, folds: list[str], seen: np.ndarray) -> np.ndarray:
+    """(classes,) mean over the models of ``folds``, each with its own scaling.
+
+    seen: what the run's model reads of the clip, its flow (3, H, W) in px or its frames (T, H, W).
+    """
     import torch
 
+    from mepipe_model.models.base import PreparingModel
     from mepipe_model.weights import load_weights
 
     total = np.zeros(len(run.classes))
+    prepared: torch.Tensor | None = None  # the same for all folds
     for fold in folds:
         model, scale = load_weights(run.fold(fold))
         with torch.inference_mode():
-            out = model(scale(torch.from_numpy(flow)[None]))
+            x = torch.from_numpy(seen)[None]
+            if isinstance(model, PreparingModel):
+                prepared = model.prepare(x) if prepared is None else prepared
+                out = model.network(prepared)
+            else:
+                out = model(scale(x))
             total += model.head.probabilities(out)[0].double().numpy()
     return total / len(folds)

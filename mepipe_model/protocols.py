@@ -6,6 +6,7 @@ A subject is a (corpus, subject) pair: ``sub01`` of one corpus is not ``s1`` of 
 from __future__ import annotations
 
 import hashlib
+import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,16 @@ Protocol = Callable[..., list[Fold]]
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 
 
-def subject_of(sample: Sample) -> str:
+class OfSubject(typing.Protocol):
+    """What has a subject: a Sample of a shard, a Prediction."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+
+
+def subject_of(sample: OfSubject) -> str:
     """``<corpus>_<subject>``, which is also the fold id of LOSO."""
     return f"{sample.corpus}_{sample.subject}"
 
@@ -64,6 +74,31 @@ def kfold(samples: Sequence[Sample], *, k: int, seed: int) -> list[Fold]:
     return [_fold(samples, f"kfold_{n}", group) for n, group in enumerate(groups, start=1)]
 
 
+@PROTOCOLS.register("cross")
+def cross(samples: Sequence[Sample], **_: int) -> list[Fold]:
+    """Leave one corpus out: one fold per corpus, named by the corpus that is tested, trained on all others.
+
+    A corpus's own split is not looked at: all its clips are trained on, or all tested.  Whether one person is in
+    two corpora cannot be known: subjects have no names across corpora.
+    """
+    corpora = list(dict.fromkeys(s.corpus for s in samples))
+    if len(corpora) < 2:
+        what = f"--protocol cross needs clips of two corpora, there are {' and '.join(corpora) or 'none'}"
+        raise DataError(what, do="name several with --data")
+    return [_fold(samples, c, {subject_of(s) for s in samples if s.corpus == c}) for c in corpora]
+
+
+def only_corpus(folds: list[Fold], protocol: str, corpus: str | None) -> list[Fold]:
+    """``folds``, or of --protocol cross the one that tests on ``corpus``. Raises UsageError for another request."""
+    if corpus is None:
+        return folds
+    if protocol != "cross":
+        raise UsageError(f"--test-corpus {corpus} goes with --protocol cross, not with {protocol}")
+    if not (picked := [f for f in folds if f.id == corpus]):
+        raise UsageError(f"--test-corpus: no clips of {corpus!r}", do=f"valid: {', '.join(f.id for f in folds)}")
+    return picked
+
+
 @PROTOCOLS.register("holdout")
 def holdout(samples: Sequence[Sample], **_: int) -> list[Fold]:
     """The corpus's own split: train on ``train``, test on every other part (DFME: A and B)."""
@@ -72,6 +107,23 @@ def holdout(samples: Sequence[Sample], **_: int) -> list[Fold]:
     if not train or not test:
         raise DataError("these corpora have no train/test split", do="use --protocol loso or kfold")
     return [Fold("holdout", train, test)]
+
+
+def named_parts(samples: Sequence[Sample], folds: Sequence[Fold]) -> dict[str, str]:
+    """Subject -> part of the test set, where its corpus names several (DFME: testA, testB); {} where not.
+
+    Raises DataError for a subject with test clips in two parts, since parts are scored apart.
+    """
+    parts: dict[str, str] = {}
+    for s in (samples[i] for fold in folds for i in fold.test if samples[i].split not in ("", "train")):
+        if parts.setdefault(subject_of(s), s.split) != s.split:
+            raise DataError(f"{subject_of(s)} is in {parts[subject_of(s)]} and in {s.split}")
+    return parts if len(set(parts.values())) > 1 else {}
+
+
+def unseen_classes(fold: Fold, targets: Sequence[int]) -> list[int]:
+    """Classes that ``fold`` tests without a single training clip: no model can learn them there."""
+    return sorted({targets[i] for i in fold.test} - {targets[i] for i in fold.train})
 
 
 def inner_split(samples: Sequence[Sample], train: Sequence[int], seed: int, share: float = 0.15) -> Fold:

@@ -14,6 +14,7 @@ from typing import Any
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
 from mepipe.shards import Content
+from mepipe_model.fitted import check_fitted, is_fitted
 
 START_LR = 1e-6  # of the warm-up; the paper is silent, timm's default
 
@@ -53,6 +54,8 @@ MEGC2019 = Recipe(
     flip=0.0,
     order="listed",
 )
+# Of every model that is fitted at once: one pass, no step, no mirrored clips
+FITTED = replace(MEGC2019, epochs=1, holdout_epochs=1, lr=0.0)
 RECIPES: dict[str, Recipe] = {
     "ststnet": MEGC2019,
     "htnet": MEGC2019,
@@ -69,7 +72,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
     A run shorter than twice their sum shortens both by the same factor (rounded down), so that at least half
     of it trains on the cosine.
     """
-    recipe = RECIPES.get(config.model, PAPER)
+    recipe = RECIPES.get(config.model, FITTED if is_fitted(config.model) else PAPER)
+    check_fitted(config, vars(recipe))
     given = {f.name: getattr(config, f.name) for f in fields(recipe) if hasattr(config, f.name)}
     filled = {name: getattr(recipe, name) if value is None else value for name, value in given.items()}
     epochs = config.epochs or (recipe.holdout_epochs if config.protocol == "holdout" else recipe.epochs)
@@ -82,7 +86,7 @@ def scaling(config: TrainConfig) -> str:
     """``--scale``, or what the model takes. Raises UsageError for scaled flow into a model that needs it in px."""
     from mepipe_model.models import model_info
 
-    raw = model_info(config.model).takes == "px"
+    raw = model_info(config.model).takes != "scaled"
     if raw and config.scale == "standard":
         do = "leave --scale out"
         raise UsageError(f"--scale standard: {config.model} prepares its own input from flow in px", do=do)

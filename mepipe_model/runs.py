@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ NEEDED = ("corpus", "subject", "clip", "true", "pred")  # columns of a predictio
 ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
 # settings that do not change any number of a run
 BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "data"})
+# settings younger than some runs: at these values, which is what was done before, a run keeps the name it had
+LATER: dict[str, Any] = {"test_corpus": None, "class_weights": "none"}
+# of config.json's data: what must be equal for predictions to belong to one experiment
+SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Run:
     def fold_ids(self) -> list[str]:
         return list(self.config["data"]["folds"])
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """``<corpus>_<subject>`` -> part of the test set, each scored apart (DFME: testA, testB); {} without."""
+        return dict(self.config["data"].get("parts") or {})
+
     def fold(self, fold_id: str) -> Path:
         return self.folder / "folds" / safe_name(fold_id)
 
@@ -73,10 +82,10 @@ class Run:
     def finished(self) -> list[str]:
         return [f for f in self.fold_ids if (self.fold(f) / "fold.json").is_file()]
 
-    def predictions(self, name: str = "predictions.csv") -> list[Prediction]:
-        """The predictions of all finished folds, in the order of the folds."""
+    def predictions(self, name: str = "predictions.csv", folds: Collection[str] | None = None) -> list[Prediction]:
+        """The predictions of all finished folds, or of those of ``folds`` alone, in the order of the folds."""
         out = []
-        for fold in self.finished():
+        for fold in (f for f in self.finished() if folds is None or f in folds):
             out += read_predictions(self.fold(fold) / name)[0]
         return out
 
@@ -93,8 +102,33 @@ def train_config(settings: dict[str, Any]) -> TrainConfig:
 
 def run_name(settings: TrainConfig, data_name: str, fingerprint: str, device: str) -> str:
     """A name that is equal for equal settings, data and kind of device, so that the same command resumes."""
-    decisive = {k: v for k, v in asdict(settings).items() if k not in BESIDE}
-    return safe_name(f"{settings.protocol}-{data_name}-{settings.model}-{digest([decisive, fingerprint, device])[:8]}")
+    mark = digest([decisive(settings), fingerprint, device])[:8]
+    return safe_name(f"{settings.protocol}-{data_name}-{settings.model}-{mark}")
+
+
+def decisive(settings: TrainConfig) -> dict[str, Any]:
+    """The settings that change a number of a run."""
+    values = asdict(settings)
+    return {k: v for k, v in values.items() if k not in BESIDE and not (k in LATER and v == LATER[k])}
+
+
+def differences(run: Run, other: Run, *aside: str) -> list[str]:
+    """What of settings and data differs between two runs, but for the settings ``aside``: "lr 0.001 and 0.002", ..."""
+    first, second = decisive(run.settings), decisive(other.settings)
+    names = sorted((first.keys() | second.keys()) - set(aside))
+    out = [f"{n} {_value(first.get(n))} and {_value(second.get(n))}" for n in names if first.get(n) != second.get(n)]
+    one, two = run.config["data"], other.config["data"]
+    return out + [_data_difference(n, one.get(n), two.get(n)) for n in SAME_DATA if one.get(n) != two.get(n)]
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _data_difference(name: str, one: Any, two: Any) -> str:
+    if isinstance(one, list) and isinstance(two, list):
+        return f"{name}: {', '.join(map(str, sorted(set(one) ^ set(two)))) or 'another order'} in one of them only"
+    return f"{name} of the data {one} and {two}"
 
 
 def find_run(ws: Workspace, name: str | Path) -> Run:

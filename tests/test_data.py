@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mepipe.errors import DataError, UsageError
-from mepipe.shards import Sample, write_shard
+from mepipe.shards import PX, PX_STRAIN, Sample, open_shards, write_shard
 from mepipe_model.data import FlowDataset, FlowStore, Scale, batches, fitted_scale, flip, moments
 
 PROVENANCE = {"engine": "opencv", "parameters": {}, "versions": {}}
@@ -43,6 +43,22 @@ def test_an_unknown_label_names_the_clip(folder):
         FlowDataset(folder)
     with pytest.raises(UsageError, match="valid: 3"):
         FlowDataset(folder, classes=4)
+
+
+def test_a_stored_strain_does_not_reach_the_models_and_may_lie_beside_flow_without(folder):
+    flows = np.load(folder / "flows.npy")
+    samples = [Sample("samm", "006", f"c{i}", label3="negative", key=str(i)) for i in range(2)]
+    with_strain = np.concatenate([flows[:2], flows[2:4, :1]], axis=1)
+    write_shard(folder / "samm-00000.h5", samples, with_strain, **PROVENANCE, content=PX_STRAIN)
+    data = FlowDataset(folder)
+    assert data.content == PX
+    assert len(data) == 6
+    assert torch.equal(data[4][0], torch.from_numpy(flows[0]))
+    store = FlowStore(data, torch.device("cpu"))
+    assert torch.equal(store.batch([5, 0]), torch.from_numpy(flows[[1, 0]]))
+    assert open_shards(folder, ["samm"]).read_all().shape == (2, 4, 224, 224)
+    with pytest.raises(DataError, match=r"casme2.* holds u, v, magnitude \(px\).*samm.* holds .*, strain \(px\)"):
+        open_shards(folder).read_all()
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

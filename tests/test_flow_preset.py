@@ -13,15 +13,28 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from flow_micro import PEOPLE, make_pair
 from flow_pairs import end_point_error, pair
 
-from mepipe.errors import UsageError
+from mepipe.clipwork import Record
+from mepipe.errors import MepipeError, UsageError
 from mepipe.flow import ENGINES, TVL1Params, get_engine, resolve_engine, tvl1
 from mepipe.flow.images import average_frames, gaussian
 from mepipe.flow.params import PRESETS
 from mepipe.flow.preview import spread
 from mepipe.flow.run import flow_corpora, parameters
+from mepipe.prepare import to_csv
 from mepipe.settings import FlowConfig
 from mepipe.shards import open_shards
-from mepipe.workspace import Workspace
+from mepipe.workspace import Workspace, write_text
+
+
+def engine_here(name):
+    """The engine on the CPU; one that runs on GPUs only is skipped here and has tests of its own."""
+    try:
+        return get_engine(name)
+    except MepipeError as e:
+        if "runs on a CUDA GPU" not in str(e):
+            raise
+        pytest.skip(str(e))
+
 
 # --- presets ---
 
@@ -76,7 +89,7 @@ def errors(params, peak, noise):
     return np.mean([end_point_error(solver.flow(a[:1], b[:1], params)[0], truth).mean() for a, b, truth in pairs])
 
 
-@pytest.mark.parametrize(("peak", "share"), [(0.25, 0.7), (0.5, 0.8)])
+@pytest.mark.parametrize(("peak", "share"), [(0.25, 0.65), (0.5, 0.7)])
 def test_micro_is_well_ahead_of_opencv_on_noisy_small_motion(peak, share):
     """On faces and motions that were not used to choose it; the whole table is in docs/flow.md."""
     micro = errors(TVL1Params.micro(), peak, 1.5)
@@ -90,11 +103,54 @@ def test_micro_is_better_than_answering_zero_at_a_tenth_of_a_pixel():
     assert errors(TVL1Params(), 0.1, 1.5) > zero  # what the preset is for
 
 
+def prepared_clips(ws, peak, noise):
+    """A clip of every person not tuned on, head still, as of prepare with --frames around; and the true flow of all."""
+    records, truths = [], []
+    for seed, person in enumerate(PEOPLE["held-out"], 1):
+        onsets, apexes, truth = make_pair(person, peak, noise, seed)
+        record = Record(
+            *("casme2", "sub01", f"EP{seed:02d}", 10, 20, 30, 200.0),
+            *("happiness", "positive", "happiness", "", "annotated", "ok", ""),
+        )
+        folder = ws.prepared(record.corpus) / record.subject / record.clip
+        folder.mkdir(parents=True)
+        for middle, images in ((10, onsets), (20, apexes)):
+            for step, image in zip((0, -1, 1), images, strict=True):
+                cv2.imwrite(str(folder / f"{middle + step}.png"), image)
+        records.append(record)
+        truths.append(truth)
+    write_text(ws.prepared("casme2") / "clips.csv", to_csv(records))
+    return np.stack(truths)
+
+
+def test_the_command_with_micro_errs_30_percent_less_than_opencv_at_half_a_pixel_with_noise_2(tmp_path):
+    """And with the neighbours averaged in, as docs/flow.md says, it does so by far."""
+    ws = Workspace(tmp_path)
+    truths = prepared_clips(ws, 0.5, 2.0)
+
+    def error(config):
+        flow_corpora(ws, config=config)
+        return end_point_error(open_shards(ws.flow).read_all(), truths).mean()
+
+    bare = error(FlowConfig(engine="native", pad=0))  # the same algorithm in a tenth of the time
+    assert error(FlowConfig(preset="micro")) < 0.7 * bare
+    assert error(FlowConfig(preset="micro", average=1)) < 0.62 * bare
+
+
+@pytest.mark.parametrize("average", [0, 1])
+def test_the_command_with_micro_is_no_worse_than_zero_at_a_tenth_of_a_pixel_with_noise_2(tmp_path, average):
+    ws = Workspace(tmp_path)
+    truths = prepared_clips(ws, 0.1, 2.0)
+    flow_corpora(ws, config=FlowConfig(preset="micro", average=average))
+    zero = np.hypot(truths[:, 0], truths[:, 1]).mean()
+    assert end_point_error(open_shards(ws.flow).read_all(), truths).mean() < (0.8 if average else 1.0) * zero
+
+
 @pytest.mark.parametrize("name", [n for n in ENGINES if n != "opencv"])
 def test_engines_agree_on_the_micro_preset_without_any_padding(name):
     """From zero flow and with one warp nothing is sampled outside the image: pad 0 is well conditioned here."""
     onset, apex, _ = pair(0.5, 1.5, side=96)
-    flows = [get_engine(n).flow(onset[None], apex[None], TVL1Params.micro()) for n in ("opencv", name)]
+    flows = [engine_here(n).flow(onset[None], apex[None], TVL1Params.micro()) for n in ("opencv", name)]
     assert np.abs(flows[0] - flows[1]).max() < 1e-4
 
 
@@ -130,7 +186,7 @@ def test_white_and_black_stay_in_range():
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_every_engine_filters_before_it_solves(name):
     onset, apex, _ = pair(0.5, 1.0, side=48)
-    engine = get_engine(name)
+    engine = engine_here(name)
     filtered = [gaussian(image[None], 0.9) for image in (onset, apex)]
     got = engine.flow(onset[None], apex[None], TVL1Params(smooth=0.9, warps=1, nscales=2))
     assert np.array_equal(got, engine.flow(*filtered, TVL1Params(warps=1, nscales=2)))

@@ -4,6 +4,7 @@ import pytest
 
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
+from mepipe_model.announce import CURVE, curve_lines
 from mepipe_model.recipes import learning_rate, model_options, resolved
 
 
@@ -21,6 +22,21 @@ def test_the_papers_schedule_over_200_epochs():
 
 def test_the_papers_schedule_over_70_epochs():
     assert rates([5, 30, 45, 60, 69]) == pytest.approx([4.916e-4, 2.525e-4, 7.75e-5, 5e-6, 5e-6], rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "holdout"}, {"model": "ststnet"}, {"epochs": 1}, {"epochs": 7}])
+def test_the_curve_fits_a_screen_and_shows_rates_that_training_uses(options):
+    config = resolved(TrainConfig(**options))
+    head, *points = curve_lines(config, 4)
+    assert head.startswith("learning rate: epoch 1: ")
+    assert 1 <= len(points) <= CURVE + 8
+    shown = {int(line.split()[1]): (float(line.split()[2]), len(line.split()[3])) for line in points}
+    assert {1, config.epochs} <= shown.keys()
+    for epoch, (rate, bar) in shown.items():
+        want = learning_rate(config, (epoch - 1) * 4, 4)
+        assert rate == pytest.approx(want, rel=1e-3)
+        assert bar == pytest.approx(want / max(r for r, _ in shown.values()) * 40, abs=1)
+    assert {e for e in range(1, (config.warmup or 0) + 2) if e <= config.epochs} <= shown.keys(), "all of the warm-up"
 
 
 def test_a_short_run_shortens_warm_up_and_cooldown():

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.flow.strain import strain
 from mepipe.shards import (
     FLOW_SHAPE,
+    PX,
+    PX_STRAIN,
     Sample,
     ShardWriter,
     list_shards,
@@ -186,6 +189,60 @@ def test_damaged_samples_are_named(tmp_path, shard):
     shard.write_bytes(data)
     (line,) = open_shards(shard).damaged()
     assert "sample 1" in line
+
+
+# --- four channels ---
+
+
+def strained(flows):
+    flows = np.stack(flows)
+    return np.concatenate([flows, strain(flows)[:, None]], axis=1)
+
+
+@pytest.mark.parametrize(("dtype", "compression"), [("float32", None), ("float16", None), ("float16", "gzip")])
+def test_strain_may_be_stored_beside_the_flow(tmp_path, dtype, compression):
+    path = tmp_path / "casme2-00000.h5"
+    write_shard(path, SAMPLES, strained(FLOWS), **MADE_BY, dtype=dtype, compression=compression, content=PX_STRAIN)
+    assert verify_shards(path) == []
+    shards = open_shards(path)
+    assert shards.content == PX_STRAIN
+    np.testing.assert_array_equal(shards.read_all(), strained(FLOWS).astype(dtype).astype(np.float32))
+    first = open_shards(path, channels=3)
+    assert first.content == PX
+    np.testing.assert_array_equal(first.read_all(), shards.read_all()[:, :3])
+    np.testing.assert_array_equal(first.flow(1), shards.flow(1)[:3])
+    with h5py.File(path) as f:
+        assert f.attrs["version"] == 1
+        assert json.loads(f.attrs["channels"]) == ["u", "v", "magnitude", "strain"]
+
+
+def test_a_strain_that_is_not_that_of_the_flow_is_found(tmp_path):
+    path = tmp_path / "casme2-00000.h5"
+    flows = strained(FLOWS)
+    flows[1, 3, 40, 40] += 0.01
+    write_shard(path, SAMPLES, flows, **MADE_BY, content=PX_STRAIN)
+    (finding,) = verify_shards(path)
+    assert (finding.index, finding.problem) == (1, "its strain is not that of u and v")
+
+
+def test_four_channels_that_are_called_three_are_refused(tmp_path):
+    """What a reader that knows three channels only makes of a file with four, and the other way round."""
+    for flows, content, other in ((strained(FLOWS), PX_STRAIN, PX), (FLOWS, PX, PX_STRAIN)):
+        path = tmp_path / "casme2-00000.h5"
+        write_shard(path, SAMPLES, flows, **MADE_BY, content=content)
+        edit(path, lambda f, other=other: f.attrs.__setitem__("channels", json.dumps(other.channels)))
+        with pytest.raises(DataError, match=r"flow is float32 \(3, [34], 224, 224\); expected"):
+            open_shards(path)
+
+
+def test_averaged_frames_are_recorded_where_there_are_any(tmp_path):
+    path = tmp_path / "casme2-00000.h5"
+    averaged = [replace(SAMPLES[0], onset_frames=2, apex_frames=3), *SAMPLES[1:]]
+    write_shard(path, averaged, FLOWS, **MADE_BY)
+    assert open_shards(path).samples == averaged
+    write_shard(path, SAMPLES, FLOWS, **MADE_BY)
+    with h5py.File(path) as f:
+        assert not {"onset_frames", "apex_frames"} & set(f)
 
 
 # --- what is no shard ---

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from mepipe.errors import DataError
+from mepipe.flow.preview import write_previews
+from mepipe.flow.run import flow_corpora
+from mepipe.settings import FlowConfig
 from mepipe.shards import Sample, open_shards, write_shard
 from mepipe.shards.exporting import export_flo, export_pictures, flo_bytes, read_flo
+from mepipe.shardtools import describe, export, table
+from mepipe.workspace import Workspace
 
 NAMES = [("casme2", "sub01", "EP02_01f"), ("casme2", "sub02", "EP02_01f"), ("samm", "006", "006_1_2")]
 
@@ -103,3 +108,21 @@ def test_normalised_flow_is_not_exported_as_px(folder, tmp_path):
     with pytest.raises(DataError, match="normalised"):
         export_flo(folder, tmp_path / "out")
     assert export_flo(folder, tmp_path / "out", ["samm"]) == 1
+
+
+def test_flow_with_strain_can_be_exported_listed_and_looked_at(own, tmp_path):
+    """u and v as .flo, pictures of them, and all four channels by name as .npz."""
+    ws = Workspace(own.work)
+    plain = open_shards(ws.flow).read_all()
+    flow_corpora(ws, config=FlowConfig(strain=True))
+    assert export(ws.flow, tmp_path / "flo", format="flo") == 9
+    assert export(ws.flow, tmp_path / "png", format="png") == 9
+    assert export(ws.flow, tmp_path / "all.npz") == 9
+    first = open_shards(ws.flow).samples[0]
+    flo = read_flo(tmp_path / "flo" / first.corpus / first.subject / f"{first.clip}.flo")
+    assert np.array_equal(flo, plain[0, :2])
+    with np.load(tmp_path / "all.npz") as archive:
+        assert list(archive["channels"]) == ["u", "v", "magnitude", "strain"]
+        assert np.array_equal(archive["flow"], open_shards(ws.flow).read_all())
+    assert "native, pad 16, strain" in table(describe(ws.flow))
+    assert len(write_previews(ws, "casme2", 1)) == 1

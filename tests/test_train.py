@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -318,3 +319,17 @@ def test_predict_reads_a_video_and_spots_the_apex(trained, made, tmp_path):
     assert cv2.imread(str(tmp_path / "p.png")) is not None
     with pytest.raises(UsageError, match="onset < apex <= offset"):
         predict_clip(Workspace(work), outcome.folder.name, clip.frames, onset=5, apex=5)
+
+
+def test_predict_tells_of_damaged_frames(trained, made, tmp_path):
+    from mepipe import get_corpus
+    from mepipe_model.predict import predict_clip
+
+    work, outcome = trained
+    clip = get_corpus("casme2").clips(made.raw)[0]
+    shutil.copytree(clip.frames, tmp_path / "clip")
+    bad = tmp_path / f"clip/img{clip.onset + 2}.jpg"
+    bad.write_bytes(bad.read_bytes()[:4000])
+    answer = predict_clip(Workspace(work), outcome.folder.name, tmp_path / "clip")
+    assert f"{bad.name} is a truncated JPEG" in answer.warnings[0]
+    assert "left out: 1" in answer.warnings[0]

@@ -7,6 +7,8 @@ are done here once.  The agreement tests run over every engine that is registere
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from mepipe.flow.images import check_initial, check_pair, crop, gaussian, pad_re
 from mepipe.flow.params import TVL1Params
 from mepipe.workspace import versions
 
-REVISION = 1  # raised when a change of ours changes the numbers of some engine
+REVISION = 2  # raised when a change of ours changes the numbers of some engine
 _OPENCV_WHEELS = (  # the wheels that can own ``cv2``; the one with optflow first
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
@@ -27,12 +29,14 @@ class Engine(ABC):
     """One way to compute TV-L1.  name: as registered; device: "cpu", "cuda:0", ...
 
     batch: how many pairs it likes to be given at once; any number is accepted.
+    callers: how many threads may best call it at the same time with one pair each; 0 where batches are better.
     """
 
     name: str
     depends_on: tuple[str, ...]  # the entries of ``versions`` that can change a result
     device: str = "cpu"
     batch: int = 1
+    callers: int = 0
 
     def flow(
         self,
@@ -83,3 +87,14 @@ class Engine(ABC):
         """
         installed = self.versions()
         return {"engine": self.name, "revision": REVISION, **{name: installed[name] for name in self.depends_on}}
+
+
+def for_each(work: Callable[[int], None], count: int, threads: int) -> None:
+    """work(0) to work(count - 1) on ``threads`` threads; on the caller's own when there is nothing to share."""
+    if min(count, threads) == 1:
+        for i in range(count):
+            work(i)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, range(count)):
+            pass

@@ -6,13 +6,12 @@ One image at a time through :mod:`mepipe.flow.native_kernels`, several images in
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine
+from mepipe.flow.engine import Engine, for_each
 from mepipe.flow.images import grey_levels, level_sizes
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
@@ -39,7 +38,8 @@ class NativeEngine(Engine):
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
         self.threads = threads or cores()
-        self.batch = 16 * self.threads  # enough pairs to keep the threads busy, few enough to report progress
+        self.callers = self.threads
+        self.batch = 64 * self.threads  # the threads idle at the end of a batch, for half a pair each
 
     def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         out = np.empty((len(onset), 2, *onset.shape[1:]), np.float32)
@@ -48,8 +48,7 @@ class NativeEngine(Engine):
             start = None if initial is None else initial[i]
             out[i] = solve_pair(grey_levels(onset[i]), grey_levels(apex[i]), params, start)
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(one, range(len(onset))))
+        for_each(one, len(onset), self.threads)
         return out
 
     def versions(self) -> dict[str, str | None]:
@@ -79,8 +78,8 @@ def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial:
     return flow[:2]
 
 
-PLANES = 16  # a level has at most 15, and a scratch one
-ROWS = 20  # and of rows: 5 for the median, 9 for sampling, 2 of parameters; alignment takes less than 2
+PLANES = 16  # a level has at most 14, and two scratch ones
+ROWS = 23  # and of rows: 5 for the median, 12 for sampling, 2 of parameters; alignment takes less than 2
 
 
 class Memory:
@@ -115,14 +114,14 @@ class Level:
         self.shape = (height, width, pitch)
         self.memory = memory
         memory.restart()
-        self.scratch = (self._plane(), memory.take(5 * pitch))
+        self.scratch = (self._plane(), self._plane(), memory.take(5 * pitch))
         self.channels = len(flow)
         unused = [self.scratch[0]]  # the kernels take a third channel, but touch it only with gamma
         self.u = tuple([self._plane(c) for c in flow] + unused * (3 - len(flow)))
         self.p = tuple([self._plane() for _ in range(2 * len(flow))] + unused * (6 - 2 * len(flow)))
-        self.warped = tuple(self._plane() for _ in range(4))
+        self.warped = tuple(self._plane() for _ in range(3))
         self.reference = self._plane(I0)
-        self.samples = (np.zeros(pitch, np.int32), memory.take(5 * pitch), memory.take(4 * pitch))
+        self.samples = (np.zeros(pitch, np.int32), memory.take(8 * pitch), memory.take(4 * pitch))
         packed = (height + 2 * MARGIN, width + 2 * MARGIN, 4)
         self.packed = memory.take(math.prod(packed))
         kernels.pack(I1, self.packed.reshape(packed))
@@ -169,7 +168,7 @@ def resize(image: np.ndarray, size: tuple[int, int], scale: float | None, factor
     out = np.empty(size, np.float32)
     rows = _taps(image.shape[0], size[0], scale or image.shape[0] / size[0])
     columns = _taps(image.shape[1], size[1], scale or image.shape[1] / size[1])
-    kernels.resize(image, out, *rows, *columns, np.float32(factor))
+    kernels.resize(image, out, *rows, *columns, float(factor))
     return out
 
 

@@ -1,5 +1,9 @@
 """The loops of TV-L1 as vector code for the CPU; :mod:`mepipe.flow.native` calls them.
 
+Exact    every number is rounded where OpenCV 5 rounds it, on CPUs with FMA: sums in its order, fused products where
+         its vector code fuses them (resize, remap) and nowhere else.  TV-L1 turns one wrong bit into 0.1 px at some
+         pixel of some pair; the flow here has none.  tests/test_flow_native.py compares bits.
+
 Planes   an image is a flat float32 array with guards around it: pixel (y, x) is at (y + 1) * pitch + LEFT + x,
          with pitch = W rounded up to LANES + 2 * LEFT.  Vectors run over the columns W.. up to the next multiple;
          what is computed there is never used.
@@ -16,24 +20,28 @@ from numba import njit
 
 from mepipe.flow.simd import (
     LANES,
+    first_lane,
     floor,
+    fused,
+    fused_scalar,
     higher,
     load,
     load_channels,
     lower,
     median_operations,
+    neighbour,
     root,
     splat,
     store,
     store_places,
-    store_sum_of_pixels,
+    store_sampled,
     sum_lanes,
-    tap_weights,
+    where_less,
 )
 
 # Hash of simd.py and median.py, which a test compares.  numba's cache would not notice a change there; writing the
 # new hash here changes this file, and that it notices.
-PRIMITIVES = "419a22267d5b44f7"
+PRIMITIVES = "4b66a2aa4ca8261b"
 
 Plane = np.ndarray  # flat float32 with guards, see above
 Planes = tuple[np.ndarray, ...]
@@ -44,15 +52,10 @@ MARGIN = 4  # zero pixels around the packed image: positions further out read on
 FLT_EPSILON = np.float32(np.finfo(np.float32).eps)
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
-_A = -0.75  # OpenCV's INTER_CUBIC on the CPU
-# the cubic weights of the taps at -1, 0, 1, 2 as polynomials of the offset, highest power first
-_TAPS = (
-    (_A, -2 * _A, _A, 0.0),
-    (_A + 2, -(_A + 3), 0.0, 1.0),
-    (-(_A + 2), 2 * _A + 3, -_A, 0.0),
-    (-_A, _A, 0.0, 0.0),
-)
-_CUBIC = tuple(np.float32(c) for tap in _TAPS for c in tap)
+_A = np.float32(-0.75)  # OpenCV's INTER_CUBIC on the CPU
+_A2, _A3 = np.float32(_A + 2), np.float32(_A + 3)
+SOON = 4.0  # times the sum at which a warp stops: from here on every pixel's share is kept, see NEAR
+NEAR = 0.01  # share of that sum within which rounding decides: then it is added up in OpenCV's order
 _COUNT = np.arange(LANES, dtype=np.float32)
 
 
@@ -72,29 +75,59 @@ def kernel(**options: Any) -> Any:
 
 
 @kernel(forceinline=True)
-def _dual_step(px: Plane, py: Plane, py_old: Vector, dx: Vector, dy: Vector, j: int) -> None:
-    """Dual step at ``j``: p = (p + taut * grad u) / (1 + taut * |grad u|); dx, dy: taut * grad u."""
-    scale = splat(ONE) / (splat(ONE) + root(dx * dx + dy * dy))
-    store(px, j, (load(px, j) + dx) * scale)
-    store(py, j, (py_old + dy) * scale)
+def _hypot(a: Vector, b: Vector) -> Vector:
+    """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what the sum has lost."""
+    a2, b2 = a * a, b * b
+    s = a2 + b2
+    lost = (fused(a, a, splat(ZERO) - a2) + fused(b, b, splat(ZERO) - b2)) + (lower(a2, b2) - (s - higher(a2, b2)))
+    r = root(s)
+    rest = fused(splat(ZERO) - r, r, s) + lost
+    above = neighbour(r, 1)
+    half_way = r * (above - r)  # (r + ulp / 2)^2 - r^2, but for the square of the half ulp
+    r = where_less(rest, splat(ZERO) - half_way, neighbour(r, -1), r)
+    return where_less(half_way, rest, above, r)
+
+
+@kernel(forceinline=True)
+def _dual_step(px: Plane, py: Plane, py_old: Vector, ux: Vector, uy: Vector, taut: Vector, j: int) -> None:
+    """Dual step at ``j``: p = (p + taut * grad u) / (1 + taut * |grad u|)."""
+    norm = splat(ONE) + taut * _hypot(ux, uy)
+    store(px, j, (load(px, j) + taut * ux) / norm)
+    store(py, j, (py_old + taut * uy) / norm)
 
 
 @kernel(forceinline=True)
 def _step(
-    u: Plane, px: Plane, py: Plane, push: Vector, theta: Vector, taut: Vector, i: int, j: int, first: bool
+    u: Plane, px: Plane, py: Plane, push: Vector, theta: Vector, taut: Vector, i: int, j: int, first: bool, left: bool
 ) -> Vector:
-    """Primal step u += theta * div p + push at ``i``, dual step at ``j`` one row above unless ``first`` row.
+    """Primal step u += push + theta * div p at ``i``, dual step at ``j`` one row above unless ``first`` row.
 
+    left: ``i`` is in the first column, where OpenCV adds up the divergence in another order.
     Returns the squared change.
     """
     py_above = splat(ZERO) if first else load(py, j)
-    change = theta * ((load(px, i) - load(px, i - 1)) + (load(py, i) - py_above)) + push
-    below = load(u, i) + change
+    p1, p2 = load(px, i), load(py, i)
+    divergence = (p1 - load(px, i - 1)) + (p2 - py_above)
+    if left:
+        divergence = first_lane((p1 + p2) - py_above, divergence)
+    old = load(u, i)
+    below = (old + push) + theta * divergence
     store(u, i, below)
     if not first:
         here = load(u, j)
-        _dual_step(px, py, py_above, taut * (load(u, j + 1) - here), taut * (below - here), j)
+        _dual_step(px, py, py_above, load(u, j + 1) - here, below - here, taut, j)
+    change = below - old
     return change * change
+
+
+@kernel(forceinline=True)
+def _threshold(rho: Vector, gx: Vector, gy: Vector, l_t: Vector) -> Vector:
+    """The factor f of the step f * (Ix, Iy): -rho / |grad|^2 held to +-l_t, 0 where there is no gradient."""
+    grad = gx * gx + gy * gy
+    bound, against = l_t * grad, splat(ZERO) - rho
+    f = where_less(splat(FLT_EPSILON), grad, against / higher(grad, splat(FLT_EPSILON)), splat(ZERO))
+    f = where_less(bound, rho, splat(ZERO) - l_t, f)
+    return where_less(bound, against, l_t, f)
 
 
 @kernel(forceinline=True)
@@ -105,6 +138,8 @@ def _row(
     p: Planes,
     warped: Planes,
     rows: Planes,
+    changes: Plane,
+    keep: bool,
     taut: float,
     l_t: float,
     with_gamma: bool,
@@ -115,24 +150,27 @@ def _row(
 ) -> Vector:
     """Primal step of the row at ``o`` and dual step of the row ``above``. Returns the squared change, by lane.
 
-    f = -rho / |grad|^2 held to +-l_t pushes along the gradient (OpenCV's three cases in one).
+    changes: takes the squared change of every pixel if ``keep``.
     """
     p11, p12, p21, p22, p31, p32 = p
-    Ix, Iy, rho_c, inverse = warped
+    Ix, Iy, rho_c = warped
     theta_row, gamma_row = rows
-    most, least, tauts, change = splat(l_t), splat(-l_t), splat(taut), splat(ZERO)
+    most, tauts, total = splat(l_t), splat(taut), splat(ZERO)
     for x in range(0, width, LANES):
-        i, j = o + x, above + x
+        i, j, left = o + x, above + x, x == 0
         theta, gx, gy = load(theta_row, x), load(Ix, i), load(Iy, i)
         rho = load(rho_c, i) + (gx * load(u1, i) + gy * load(u2, i))
         if with_gamma:
             rho = rho + load(gamma_row, x) * load(u3, i)
-        f = lower(most, higher(least, rho * load(inverse, i)))
-        change = change + _step(u1, p11, p12, f * gx, theta, tauts, i, j, first)
-        change = change + _step(u2, p21, p22, f * gy, theta, tauts, i, j, first)
+        f = _threshold(rho, gx, gy, most)
+        change = _step(u1, p11, p12, f * gx, theta, tauts, i, j, first, left)
+        change = change + _step(u2, p21, p22, f * gy, theta, tauts, i, j, first, left)
         if with_gamma:
-            change = change + _step(u3, p31, p32, f * load(gamma_row, x), theta, tauts, i, j, first)
-    return change
+            change = change + _step(u3, p31, p32, f * load(gamma_row, x), theta, tauts, i, j, first, left)
+        if keep:
+            store(changes, i, change)
+        total = total + change
+    return total
 
 
 @kernel(forceinline=True)
@@ -140,7 +178,7 @@ def _last_row(u: Plane, px: Plane, py: Plane, taut: float, o: int, width: int) -
     """Dual step of the last row, whose derivative downwards is 0."""
     for x in range(0, width, LANES):
         i = o + x
-        _dual_step(px, py, load(py, i), splat(taut) * (load(u, i + 1) - load(u, i)), splat(ZERO), i)
+        _dual_step(px, py, load(py, i), load(u, i + 1) - load(u, i), splat(ZERO), splat(taut), i)
 
 
 @kernel()
@@ -151,6 +189,8 @@ def iterate(
     p: Planes,
     warped: Planes,
     rows: Planes,
+    changes: Plane,
+    keep: bool,
     shape: Shape,
     l_t: float,
     taut: float,
@@ -158,8 +198,9 @@ def iterate(
 ) -> float:
     """One iteration over an image. Returns the sum of the squared change of the flow (and of u3, with gamma).
 
-    p: the six dual planes p11, p12, p21, p22, p31, p32.  warped: Ix, Iy, rho_c, inverse (-1 / |grad|^2).
+    p: the six dual planes p11, p12, p21, p22, p31, p32.  warped: Ix, Iy, rho_c.
     rows: theta and gamma in columns 0..W-1 and 0 beyond, where u then stays what it is.  shape: (H, W, pitch).
+    changes: a plane that takes the squared change of every pixel if ``keep``.
     The sum is float32 within a row, in a fixed order, and float64 over the rows.
     """
     height, columns, pitch = shape
@@ -168,9 +209,9 @@ def iterate(
     total = 0.0
     for y in range(height):
         if y == 0:
-            change = _row(u1, u2, u3, p, warped, rows, taut, l_t, with_gamma, o, o, width, True)
+            change = _row(u1, u2, u3, p, warped, rows, changes, keep, taut, l_t, with_gamma, o, o, width, True)
         else:
-            change = _row(u1, u2, u3, p, warped, rows, taut, l_t, with_gamma, o, o - pitch, width, False)
+            change = _row(u1, u2, u3, p, warped, rows, changes, keep, taut, l_t, with_gamma, o, o - pitch, width, False)
         total += sum_lanes(change)
         # so that the derivative to the right is 0 in the last column
         u1[o + columns] = u1[o + columns - 1]
@@ -182,6 +223,18 @@ def iterate(
     _last_row(u2, p[2], p[3], taut, o, width)
     if with_gamma:
         _last_row(u3, p[4], p[5], taut, o, width)
+    return total
+
+
+@kernel()
+def _in_order(changes: Plane, shape: Shape) -> float:
+    """The float32 sum of a plane in OpenCV's order, pixel by pixel."""
+    height, columns, pitch = shape
+    total = ZERO
+    for y in range(height):
+        o = (y + 1) * pitch + LEFT
+        for x in range(columns):
+            total += changes[o + x]
     return total
 
 
@@ -205,10 +258,11 @@ def solve_warp(
 ) -> int:
     """Median and iterations of one warp until the squared change falls to ``enough``. Returns the iterations run.
 
-    scratch: (a plane, five rows) for the median; median: 5, 3, or less for none.
+    scratch: (two planes, five rows) for the median and the changes; median: 5, 3, or less for none.
     """
-    plane, columns = scratch
+    plane, changes, columns = scratch
     done = 0
+    change = np.inf
     for _ in range(outer):
         if median == 5:
             median5(u1, plane, columns, shape)
@@ -217,7 +271,10 @@ def solve_warp(
             median3(u1, plane, columns, shape)
             median3(u2, plane, columns, shape)
         for _ in range(inner):
-            change = iterate(u1, u2, u3, p, warped, rows, shape, l_t, taut, with_gamma)
+            keep = change < SOON * enough
+            change = iterate(u1, u2, u3, p, warped, rows, changes, keep, shape, l_t, taut, with_gamma)
+            if keep and abs(change - enough) <= NEAR * enough:
+                change = _in_order(changes, shape)
             done += 1
             if change <= enough:
                 return done
@@ -292,16 +349,22 @@ def pack(image: np.ndarray, packed: np.ndarray) -> None:
 
 
 @kernel(forceinline=True)
-def _weight(t: Vector, tap: int) -> Vector:
-    """Cubic weight of one tap at the offsets ``t``."""
-    c3, c2, c1, c0 = _CUBIC[4 * tap], _CUBIC[4 * tap + 1], _CUBIC[4 * tap + 2], _CUBIC[4 * tap + 3]
-    return ((splat(c3) * t + splat(c2)) * t + splat(c1)) * t + splat(c0)
+def _store_weights(weights: Plane, at: int, pitch: int, t: Vector) -> None:
+    """The four cubic weights of the offsets ``t`` to ``weights[at + i * pitch]``, computed as OpenCV does."""
+    one, a = splat(ONE), splat(_A)
+    s, t2 = one - t, t * t
+    w0, w3 = a * (t * (s * s)), a * (s * t2)
+    w1 = fused(fused(splat(_A2), t, splat(-_A3)), t2, one)
+    store(weights, at, w0)
+    store(weights, at + pitch, w1)
+    store(weights, at + 2 * pitch, ((one - w0) - w1) - w3)
+    store(weights, at + 3 * pitch, w3)
 
 
 @kernel(forceinline=True)
 def _locate(
     places: np.ndarray,
-    offsets: Plane,
+    weights: Plane,
     u1: Plane,
     u2: Plane,
     y: int,
@@ -311,9 +374,9 @@ def _locate(
     columns: int,
     pitch: int,
 ) -> None:
-    """For each pixel of a row where its 4 x 4 taps start in the packed image, and how far it is from them.
+    """For each pixel of a row where its 4 x 4 taps start in the packed image, and their weights.
 
-    offsets: five rows, the x offset from the second tap and the four weights along y.
+    weights: eight rows, four along x and four along y.
     """
     stride = 4 * (columns + 2 * MARGIN)
     outside = splat(np.float32(1 - MARGIN))  # from here on all four taps are in the margin
@@ -326,11 +389,8 @@ def _locate(
         row = lower(splat(np.float32(height + MARGIN - 3)), higher(outside, row))
         first = splat(np.float32(MARGIN - 1))
         store_places(places, x, row + first, column + first, stride)
-        store(offsets, x, tx)
-        store(offsets, pitch + x, _weight(ty, 0))
-        store(offsets, 2 * pitch + x, _weight(ty, 1))
-        store(offsets, 3 * pitch + x, _weight(ty, 2))
-        store(offsets, 4 * pitch + x, _weight(ty, 3))
+        _store_weights(weights, x, pitch, tx)
+        _store_weights(weights, x + 4 * pitch, pitch, ty)
 
 
 @kernel()
@@ -341,36 +401,30 @@ def linearise(
     u2: Plane,
     warped: Planes,
     places: np.ndarray,
-    offsets: Plane,
+    weights: Plane,
     pixels: Plane,
     shape: Shape,
 ) -> None:
     """Sample the packed image at x + u (cv2.remap, INTER_CUBIC, zeros outside) and linearise it around u.
 
-    Writes Ix, Iy, rho_c = I1 - Ix*u - Iy*v - reference and inverse = -1 / max(Ix^2 + Iy^2, FLT_EPSILON).
-    packed: flat; reference: plane of I0.  places (int32), offsets (5 rows), pixels (4 rows, 0 at the end): scratch.
+    Writes Ix, Iy and rho_c = I1 - Ix*u - Iy*v - reference.
+    packed: flat; reference: plane of I0.  places (int32), weights (8 rows), pixels (4 rows, 0 at the end): scratch.
     """
-    Ix, Iy, rho_c, inverse = warped
+    Ix, Iy, rho_c = warped
     height, columns, pitch = shape
     width = pitch - 2 * LEFT
     stride = 4 * (columns + 2 * MARGIN)
     for y in range(height):
         o = (y + 1) * pitch + LEFT
-        _locate(places, offsets, u1, u2, y, o, width, height, columns, pitch)
+        _locate(places, weights, u1, u2, y, o, width, height, columns, pitch)
         for x in range(columns):
-            at = places[x]
-            four = splat(offsets[pitch + x]) * load(packed, at)
-            four = four + splat(offsets[2 * pitch + x]) * load(packed, at + stride)
-            four = four + splat(offsets[3 * pitch + x]) * load(packed, at + 2 * stride)
-            four = four + splat(offsets[4 * pitch + x]) * load(packed, at + 3 * stride)
-            store_sum_of_pixels(pixels, 4 * x, four * tap_weights(offsets[x], _CUBIC))
+            store_sampled(pixels, 4 * x, packed, places[x], stride, weights, x, pitch)
         for x in range(0, width, LANES):
             i = o + x
             sample, gx, gy = load_channels(pixels, 4 * x)
             store(Ix, i, gx)
             store(Iy, i, gy)
             store(rho_c, i, sample - gx * load(u1, i) - gy * load(u2, i) - load(reference, i))
-            store(inverse, i, splat(-ONE) / higher(gx * gx + gy * gy, splat(FLT_EPSILON)))
 
 
 # --- resizing --------------------------------------------------------------------------------------
@@ -388,6 +442,8 @@ def resize(
 ) -> None:
     """Bilinear: pixel (y, x) of ``out`` from rows[y], rows[y] + 1 and columns[x], columns[x] + 1, times ``factor``.
 
+    factor: float64, in which OpenCV multiplies too.
+
     The weights are those of the second row and column; the index behind the last is held to the last.
     """
     height, width = image.shape
@@ -397,6 +453,6 @@ def resize(
         for x in range(out.shape[1]):
             left, wx = columns[x], column_weights[x]
             right = min(left + 1, width - 1)
-            upper = image[top, left] * (ONE - wx) + image[top, right] * wx
-            under = image[bottom, left] * (ONE - wx) + image[bottom, right] * wx
-            out[y, x] = factor * (upper * (ONE - wy) + under * wy)
+            upper = fused_scalar(wx, image[top, right] - image[top, left], image[top, left])
+            under = fused_scalar(wx, image[bottom, right] - image[bottom, left], image[bottom, left])
+            out[y, x] = np.float32(factor * np.float64(fused_scalar(wy, under - upper, upper)))

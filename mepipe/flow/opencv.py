@@ -6,13 +6,15 @@ differ by about 0.015 px (docs/flow.md), so the version goes into every shard.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine
+from mepipe.flow.engine import Engine, for_each
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
 from mepipe.settings import cores
@@ -31,7 +33,8 @@ class OpenCVEngine(Engine):
         cpu_only(self.name, device)
         self._cv2 = import_optflow()
         self.threads = threads or cores()
-        self.batch = 16 * self.threads  # enough pairs to keep the threads busy, few enough to report progress
+        self.callers = self.threads
+        self.batch = 64 * self.threads  # the threads idle at the end of a batch, for half a pair each
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.device, self.threads)
@@ -44,13 +47,8 @@ class OpenCVEngine(Engine):
             flow = self._solver(params, start is not None).calc(onset[i], apex[i], start)
             out[i] = flow.transpose(2, 0, 1)
 
-        threads_before = self._cv2.getNumThreads()
-        self._cv2.setNumThreads(1)  # pairs in parallel scale better than rows of one pair (1.96x against 1.5-1.9x)
-        try:
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(one, range(len(onset))))
-        finally:
-            self._cv2.setNumThreads(threads_before)
+        with one_thread_each(self._cv2):
+            for_each(one, len(onset), self.threads)
         return out
 
     def _solver(self, params: TVL1Params, use_initial: bool) -> Any:
@@ -75,6 +73,32 @@ class OpenCVEngine(Engine):
 
     def versions(self) -> dict[str, str | None]:
         return {**super().versions(), "opencv": self._cv2.__version__}
+
+
+_callers = 0  # in one_thread_each at this moment
+_threads_before = 0
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def one_thread_each(cv2: Any) -> Iterator[None]:
+    """OpenCV computes with one thread: pairs in parallel scale better than rows of one pair (1.96x against 1.5-1.9x).
+
+    Its number of threads is global, so the first caller saves it and the last one puts it back.
+    """
+    global _callers, _threads_before
+    with _lock:
+        if _callers == 0:
+            _threads_before = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _callers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _callers -= 1
+            if _callers == 0:
+                cv2.setNumThreads(_threads_before)
 
 
 def import_optflow() -> Any:

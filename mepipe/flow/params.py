@@ -110,6 +110,7 @@ PRESETS: dict[str, TVL1Params] = {
     # chosen on made-up people by benchmarks/flow_micro.py --search; the optimum is flat.  One level and one warp: each
     # further warp lets the flow fit the noise of the apex frame.  Then nothing is sampled outside the image, and a
     # replicated border would only draw the noise of the edge out into stripes.  The iterations are few on purpose:
-    # stopping early keeps TV from flattening what it has found.
-    "micro": TVL1Params(lambda_=0.09, theta=0.12, nscales=1, warps=1, outer=1, inner=200, epsilon=0.0, median=0, pad=0),
+    # stopping early keeps TV from flattening what it has found.  Three medians among them take out the spikes of the
+    # noise, which is what more iterations would otherwise be needed for.
+    "micro": TVL1Params(lambda_=0.09, theta=0.12, nscales=1, warps=1, outer=3, inner=44, epsilon=0.0, median=5, pad=0),
 }

@@ -21,7 +21,7 @@ def write_previews(ws: Workspace, corpus: str, count: int) -> list[Path]:
     Raises DataError when the corpus has no flow or a crop is gone.
     """
     folder = make_folder(ws.flow / FOLDER)
-    with contextlib.closing(open_shards(ws.flow, [corpus])) as shards:
+    with contextlib.closing(open_shards(ws.flow, [corpus], channels=3)) as shards:
         return [_draw(ws, folder, shards, i) for i in spread(len(shards), count)]
 
 

@@ -31,6 +31,7 @@ def _lazily(module: str, name: str) -> EngineMaker:
 ENGINES.register("opencv")(_lazily("mepipe.flow.opencv", "OpenCVEngine"))
 ENGINES.register("native")(_lazily("mepipe.flow.native", "NativeEngine"))
 ENGINES.register("torch")(_lazily("mepipe.flow.torch_engine", "TorchEngine"))
+ENGINES.register("triton")(_lazily("mepipe.flow.triton_engine", "TritonEngine"))
 
 
 def get_engine(name: str, device: str | None = None, **options: Any) -> Engine:
@@ -46,8 +47,8 @@ def get_engine(name: str, device: str | None = None, **options: Any) -> Engine:
 def resolve_engine(name: str = "auto", device: str | None = None, **options: Any) -> tuple[Engine, str]:
     """The engine to use and one line that says why.
 
-    "auto" takes torch on CUDA; on the CPU native when numba can be imported, else opencv.  Any other name
-    is taken as it is.  None for ``device`` is the CPU: a GPU is used only when asked for.
+    "auto" takes triton on CUDA when it is installed, else torch; on the CPU native when numba is, else opencv.  Any
+    other name is taken as it is.  None for ``device`` is the CPU: a GPU is used only when asked for.
     """
     device = check_device(device)
     if name != "auto":
@@ -58,7 +59,9 @@ def resolve_engine(name: str = "auto", device: str | None = None, **options: Any
 
 def _choose(device: str) -> tuple[str, str]:
     if device != "cpu":
-        return "torch", "the engine for GPUs"
+        if "triton" in ENGINES and find_spec("triton") is not None:
+            return "triton", "the fastest engine on a GPU (the first use of a size compiles for some seconds)"
+        return "torch", "triton is not installed (pip install triton makes the GPU many times faster)"
     if "native" in ENGINES and find_spec("numba") is not None:
         return "native", "the fastest engine on the CPU (its first use on a machine compiles for 10 to 20 s)"
     return "opencv", "numba is not installed (pip install numba makes the CPU many times faster)"

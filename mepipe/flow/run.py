@@ -1,33 +1,37 @@
 """Prepared crops -> flow shards, for every usable clip, resumable.
 
-A sample's key hashes its two crops, the engine, its versions and the parameters.  A shard that
-already holds exactly the wanted samples is left alone; in any other, samples with a known key are
-copied and only the rest is computed.  Shards are written whole, while the next one is computed.
+A sample's key hashes its crops, the engine, its versions and the parameters.  A shard that already holds exactly
+the wanted samples is left alone; in any other, samples with a known key are copied and only the rest is computed.
+
+Crops are read ahead of the engine and shards written behind it, each once.  Pairs flow through without a stop between
+batches or shards, so that every core has work until the last pair; memory does not grow with the number of clips.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mepipe.clipwork import Record, grey
 from mepipe.errors import DataError
 from mepipe.flow.engine import Engine
+from mepipe.flow.output import Made, Output, Part
+from mepipe.flow.pairs import Loaded, Pair, load, plan, reach_of
 from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
-from mepipe.frames import read_image
-from mepipe.prepare import read_records
+from mepipe.flow.strain import strain
+from mepipe.flow.workers import Workers, in_order
 from mepipe.progress import Progress
-from mepipe.settings import FlowConfig
-from mepipe.shards import Sample, ShardFile, Shards, list_shards, write_shard
-from mepipe.workspace import Workspace, digest, hash_file, make_folder, sweep
+from mepipe.settings import FlowConfig, cores
+from mepipe.shards import PX, PX_STRAIN, Content, ShardFile, Shards, ShardWriter, list_shards
+from mepipe.workspace import Workspace, make_folder, sweep
 
 CPU_ENGINES = ("opencv", "native")  # they take threads=
 
@@ -43,15 +47,6 @@ class FlowSummary:
     seconds: float = 0.0
     shards: dict[str, list[Path]] = field(default_factory=dict)
     previews: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A sample to be: its metadata and the two crops."""
-
-    sample: Sample
-    onset: Path
-    apex: Path
 
 
 def flow_corpora(
@@ -76,7 +71,9 @@ def flow_corpora(
     summary = FlowSummary(engine.name, ws.flow)
     with ws.lock("flow"):
         sweep(make_folder(ws.flow))
-        plans = {name: plan(ws, name, engine, config) for name in names}
+        plans = {name: plan(ws, name, config.average) for name in names}
+        if say and config.average:
+            say(averaged_line([pair for pairs in plans.values() for pair in pairs], config.average))
         total = sum(map(len, plans.values()))
         for name, pairs in plans.items():
             _Job(ws.flow, name, engine, config, summary, progress, total).run(pairs)
@@ -121,24 +118,32 @@ def _wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(corpora)) or prepared
 
 
-def plan(ws: Workspace, corpus: str, engine: Engine, config: FlowConfig) -> list[Pair]:
-    """The pairs of one corpus in the order of its clips.csv; refused clips have none."""
-    settings = [engine.identity(), parameters(config).as_dict()]
-    folder = ws.prepared(corpus)
-    return [_pair(folder, r, settings) for r in read_records(folder) if r.status != "refused"]
+def averaged_line(pairs: Sequence[Pair], average: int) -> str:
+    """How many frames were averaged, and in how many clips fewer than asked for."""
+    close = sum(reach_of(pair.sample.onset, pair.sample.apex, average) < average for pair in pairs)
+    fewer = sum(min(pair.sample.onset_frames, pair.sample.apex_frames) < 2 * average + 1 for pair in pairs)
+    return (
+        f"averaged: {2 * average + 1} frames each around onset and apex; fewer in {fewer} of {len(pairs)} clips, "
+        f"{close} of them because onset and apex are close, the others because the crops end there"
+    )
 
 
-def _pair(folder: Path, record: Record, settings: list[Any]) -> Pair:
-    clip = folder / record.subject / record.clip
-    onset, apex = clip / f"{record.onset}.png", clip / f"{record.apex}.png"
-    try:
-        key = digest([hash_file(onset), hash_file(apex), *settings])
-    except OSError as e:
-        do = f"run mepipe prepare {record.corpus} RAW again"
-        raise DataError(f"{record.corpus} {record.subject}/{record.clip}: cannot read its crops ({e})", do=do) from e
-    names = {f.name for f in fields(Sample)}
-    facts = {k: v for k, v in vars(record).items() if k in names}
-    return Pair(Sample(**facts | {"key": key}), onset, apex)
+@dataclass(frozen=True)
+class Task:
+    """One sample of a shard to be written. known: where its flow lies already."""
+
+    part: Part
+    loaded: Loaded
+    known: tuple[ShardFile, int] | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task and its flow, (C, 224, 224) float32."""
+
+    task: Task
+    flow: np.ndarray
+    reused: bool
 
 
 class _Job:
@@ -157,57 +162,91 @@ class _Job:
         self.folder, self.corpus, self.engine, self.config = folder, corpus, engine, config
         self.summary, self.progress, self.total = summary, progress, total
         self.params = parameters(config)
+        self.content: Content = PX_STRAIN if config.strain else PX
+        averaged = {"average": config.average} if config.average else {}
+        self.recorded: dict[str, Any] = {**self.params.as_dict(), **averaged}
 
     def run(self, pairs: list[Pair]) -> None:
         size = self.config.shard_size
-        parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        paths = [self.folder / f"{self.corpus}-{n:05d}.h5" for n in range(-(-len(pairs) // size))]
         old = [] if self.config.force else readable_shards(self.folder, self.corpus)
-        known = {sample.key: (shard, i) for shard in old for i, sample in enumerate(shard.samples)}
-        paths = [self.folder / f"{self.corpus}-{n:05d}.h5" for n in range(len(parts))]
-        right = {shard.path: shard for shard in old}
-        with ThreadPoolExecutor(1) as writer:  # one shard is written while the next is computed
-            writing: Future[None] | None = None
-            for path, part in zip(paths, parts, strict=True):
-                if path in right and self._is_right(right[path], part):
-                    self._count(len(part), reused=True)
-                    continue
-                flows = self._flows(part, known)
-                if writing:
-                    writing.result()
-                writing = writer.submit(self._write, path, part, flows)
-            if writing:
-                writing.result()
+        with Workers(self.engine.callers or cores()) as workers:
+            output = Output(self._writer)
+            try:
+                for made in self._made(workers, self._tasks(workers, pairs, paths, old)):
+                    output.put(made)
+                output.finish()
+            except BaseException:
+                workers.stop(patience=0)  # the disk comes first
+                output.keep()
+                raise
         for shard in old:
             shard.close()
         self._remove_others(paths)
         self.summary.shards[self.corpus] = paths
 
-    def _is_right(self, shard: ShardFile, part: list[Pair]) -> bool:
-        same = [p.sample for p in part] == shard.samples and not Shards([shard]).damaged()
-        return same and shard.dtype == self.config.dtype and shard.compression == self.filter
+    def _tasks(self, workers: Workers, pairs: list[Pair], paths: list[Path], old: list[ShardFile]) -> Iterator[Task]:
+        """The samples of all shards that are not right already, in order; crops of the next shard are read ahead."""
+        known = {sample.key: (shard, i) for shard in old for i, sample in enumerate(shard.samples)}
+        there = {shard.path: shard for shard in old}
+        settings = [self.engine.identity(), self.recorded]
+        size = self.config.shard_size
+        loading = in_order(workers, partial(load, settings=settings), pairs, ahead=size)
+        for path in paths:
+            loaded = list(islice(loading, size))
+            part = Part(path, [pair.sample for pair in loaded], there.get(path))
+            if part.old and self._is_right(part.old, part):
+                self._count(len(loaded), reused=True)
+            else:
+                yield from (Task(part, pair, known.get(pair.sample.key)) for pair in loaded)
+
+    def _is_right(self, shard: ShardFile, part: Part) -> bool:
+        same = part.samples == shard.samples and not Shards([shard]).damaged()
+        how = (shard.dtype, shard.compression, shard.content)
+        return same and how == (self.config.dtype, self.filter, self.content)
 
     @property
     def filter(self) -> str | None:
         return None if self.config.compression == "none" else self.config.compression
 
-    def _flows(self, part: list[Pair], known: dict[str, tuple[ShardFile, int]]) -> np.ndarray:
-        """The flow of every pair of one shard, (n, 3, H, W) float32: copied where the key is known, else computed."""
-        flows: dict[int, np.ndarray] = {}
-        for i, pair in enumerate(part):
-            flow = copied(*known[pair.sample.key]) if pair.sample.key in known else None
-            if flow is not None:
-                flows[i] = flow
-        self._count(len(flows), reused=True)
-        missing = [i for i in range(len(part)) if i not in flows]
-        for batch in _batches(missing, self.engine.batch):
-            onsets = np.stack([self._grey(part[i].onset) for i in batch])
-            apexes = np.stack([self._grey(part[i].apex) for i in batch])
-            flows |= dict(zip(batch, self.engine.flow(onsets, apexes, self.params), strict=True))
-            self._count(len(batch), reused=False)
-        return np.stack([flows[i] for i in range(len(part))])
+    def _made(self, workers: Workers, tasks: Iterable[Task]) -> Iterator[Made]:
+        """The flow of every task, in order: copied where the key is known, else computed."""
+        for done in (self._one_by_one if self.engine.callers else self._in_batches)(workers, tasks):
+            self._count(1, reused=done.reused)
+            yield Made(done.task.part, done.task.loaded.sample, done.flow)
 
-    def _grey(self, path: Path) -> np.ndarray:
-        return grey(read_image(path))
+    def _one_by_one(self, workers: Workers, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Each thread takes a pair from its files to its flow."""
+
+        def work(task: Task) -> Done:
+            flow = self._copied(task)
+            if flow is not None:
+                return Done(task, flow, reused=True)
+            onset, apex = task.loaded.images(self.config.average > 0)
+            return self._done(task, self.engine.flow(onset[None], apex[None], self.params)[0])
+
+        return in_order(workers, work, tasks, ahead=2 * workers.count)
+
+    def _in_batches(self, workers: Workers, tasks: Iterable[Task]) -> Iterator[Done]:
+        """The engine gets batches, of images that the threads decode meanwhile."""
+
+        def decode(task: Task) -> tuple[Task, np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
+            flow = self._copied(task)
+            return task, flow, task.loaded.images(self.config.average > 0) if flow is None else None
+
+        decoded = in_order(workers, decode, tasks, ahead=2 * self.engine.batch)
+        while group := list(islice(decoded, self.engine.batch)):
+            pairs = [images for _, _, images in group if images is not None]
+            onsets, apexes = ([pair[side] for pair in pairs] for side in (0, 1))
+            flows = iter(self.engine.flow(np.stack(onsets), np.stack(apexes), self.params) if pairs else ())
+            for task, flow, _ in group:
+                yield self._done(task, next(flows)) if flow is None else Done(task, flow, reused=True)
+
+    def _done(self, task: Task, flow: np.ndarray) -> Done:
+        return Done(task, with_strain(flow) if self.config.strain else flow, reused=False)
+
+    def _copied(self, task: Task) -> np.ndarray | None:
+        return copied(*task.known, self.config.dtype, self.content) if task.known else None
 
     def _count(self, n: int, *, reused: bool) -> None:
         self.summary.reused += n if reused else 0
@@ -215,16 +254,15 @@ class _Job:
         if self.progress:
             self.progress(self.summary.reused + self.summary.computed, self.total)
 
-    def _write(self, path: Path, part: list[Pair], flows: np.ndarray) -> None:
-        write_shard(
+    def _writer(self, path: Path) -> ShardWriter:
+        return ShardWriter(
             path,
-            [p.sample for p in part],
-            flows,
             engine=self.engine.name,
-            parameters=self.params.as_dict(),
+            parameters=self.recorded,
             versions=self.engine.versions(),
             dtype=self.config.dtype,
             compression=self.filter,
+            content=self.content,
         )
 
     def _remove_others(self, keep: list[Path]) -> None:
@@ -232,10 +270,6 @@ class _Job:
         for path in self.folder.glob(f"{self.corpus}-[0-9][0-9][0-9][0-9][0-9].h5"):
             if path not in keep:
                 path.unlink()
-
-
-def _batches(items: list[int], size: int) -> Iterator[list[int]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
 
 
 def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
@@ -252,15 +286,24 @@ def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
     return shards
 
 
-def copied(shard: ShardFile, index: int) -> np.ndarray | None:
-    """The flow of a sample made earlier, float32; None when its bytes no longer match their checksum.
+def copied(shard: ShardFile, index: int, dtype: str, content: Content) -> np.ndarray | None:
+    """The flow of a sample made earlier, as ``content`` wants it, float32; None when it has to be computed.
 
-    A float16 shard is not copied from: rounded twice or widened, it would not be what the settings promise.
+    That is so when its bytes no longer match their checksum, and when float16 has rounded what is wanted as float32,
+    or what the strain would have to be made of.
     """
     stored = shard.stored(index)
-    if stored.dtype != np.float32 or zlib.crc32(stored.tobytes()) != shard.checksums[index]:
+    if zlib.crc32(stored.data) != shard.checksums[index]:
         return None
-    return stored
+    count = len(content.channels)
+    if stored.dtype == np.float16:
+        return stored[:count].astype(np.float32) if dtype == "float16" and count <= len(stored) else None
+    return stored[:count] if count <= len(stored) else with_strain(stored)
+
+
+def with_strain(flow: np.ndarray) -> np.ndarray:
+    """(3, H, W) float32 u, v, magnitude -> (4, H, W): and the optical strain."""
+    return np.concatenate([flow, strain(flow)[None]])
 
 
 def summary_lines(summary: FlowSummary) -> list[str]:

@@ -23,9 +23,10 @@ from mepipe.flow.median import Exchange, median_program
 
 LANES = 16  # one AVX-512 register; two of AVX2, four of SSE or NEON
 
-# No NaN or infinity can arise: inputs are checked, divisors are positive.  Sums keep their order (no "reassoc")
-# and divisions are divisions, not a CPU's estimate of a reciprocal (no "arcp", which gains nothing).
-_FAST = ("contract", "nnan", "ninf", "nsz")
+# No NaN or infinity can arise: inputs are checked, divisors are positive.  Sums keep their order (no "reassoc"), a
+# product and a sum are rounded each (no "contract", except where ``fused`` says so) and divisions are divisions (no
+# "arcp"): the results are then those of OpenCV's code, to the bit.
+_FAST = ("nnan", "ninf", "nsz")
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -164,6 +165,63 @@ def _one(name: str) -> Any:
 root = _one("sqrt")
 floor = _one("floor")
 
+
+def _fused(kind: types.Type, llvm_kind: ir.Type, name: str) -> Any:
+    """Make ``a * b + c``, rounded once where the CPU can (FMA), twice where it cannot: as OpenCV's ``v_fma`` does."""
+
+    @intrinsic
+    def operation(typing: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(llvm_kind, [llvm_kind] * 3), f"llvm.fmuladd.{name}"
+            )
+            return builder.call(function, arguments)
+
+        return kind(kind, kind, kind), emit
+
+    return operation
+
+
+fused = _fused(vector, _VECTOR, f"v{LANES}f32")
+fused_scalar = _fused(types.float32, _FLOAT, "f32")
+
+
+@intrinsic
+def where_less(typing: Any, a: Vector, b: Vector, yes: Vector, no: Vector) -> Any:
+    """``yes`` in the lanes where a < b, else ``no``."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        a_, b_, yes_, no_ = arguments
+        return builder.select(builder.fcmp_ordered("<", a_, b_), yes_, no_)
+
+    return vector(vector, vector, vector, vector), emit
+
+
+@intrinsic
+def first_lane(typing: Any, first: Vector, rest: Vector) -> Any:
+    """Lane 0 of ``first``, the others of ``rest``."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        first_, rest_ = arguments
+        return builder.shuffle_vector(first_, rest_, _lanes([0, *range(LANES + 1, 2 * LANES)]))
+
+    return vector(vector, vector), emit
+
+
+@intrinsic
+def neighbour(typing: Any, value: Vector, step: types.Integer) -> Any:
+    """The next float32 above (step 1) or below (step -1) each non-negative ``value``."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(_INT32, LANES)
+        value_, step_ = arguments
+        one = builder.insert_element(ir.Constant(whole, ir.Undefined), builder.trunc(step_, _INT32), _INT32(0))
+        steps = builder.shuffle_vector(one, one, _lanes([0] * LANES))
+        return builder.bitcast(builder.add(builder.bitcast(value_, whole), steps), _VECTOR)
+
+    return vector(vector, types.intp), emit
+
+
 # --- pixels of four channels, four of them to a vector ---------------------------------------------
 
 
@@ -188,43 +246,54 @@ def store_places(
 
 
 @intrinsic
-def tap_weights(typing: Any, t: types.Float, coefficients: types.UniTuple) -> Any:
-    """Weights of four taps at offset ``t``, each in four lanes: ((c3*t + c2)*t + c1)*t + c0.
+def store_sampled(
+    typing: Any,
+    out: types.Array,
+    at: types.Integer,
+    packed: types.Array,
+    place: types.Integer,
+    stride: types.Integer,
+    weights: types.Array,
+    x: types.Integer,
+    pitch: types.Integer,
+) -> Any:
+    """``out[at : at + 4]`` = the four channels of the 4 x 4 pixels at ``packed[place]``, weighted.
 
-    coefficients: 16 floats, (c3, c2, c1, c0) of the first tap, then of the second, ...
+    Rows of pixels are ``stride`` apart.  weights: the rows ``weights[x + i * pitch]``, i = 0..3 along x, 4..7 along y.
+    Along x first, then along y, each a chain of fused operations: OpenCV's order.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, arguments[1], 16)
-        nothing = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(nothing, arguments[0], _INT32(0))
-        t_ = builder.shuffle_vector(first, nothing, _lanes([0] * LANES))
-        weights = None
-        for power in range(4):
-            c = nothing
-            for lane in range(LANES):
-                c = builder.insert_element(c, values[4 * (lane // 4) + power], _INT32(lane))
-            weights = c if weights is None else builder.fadd(builder.fmul(weights, t_, flags=_FAST), c, flags=_FAST)
-        return weights
+        out_, at_, packed_, place_, stride_, weights_, x_, pitch_ = arguments
+        four = ir.VectorType(_FLOAT, 4)
+        kind = ir.FunctionType(four, [four] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v4f32")
+        pixels = context.make_array(signature.args[2])(context, builder, packed_).data
+        scalars = context.make_array(signature.args[5])(context, builder, weights_).data
 
-    return vector(types.float32, coefficients), emit
+        def weight(i: int) -> Any:
+            value = builder.load(builder.gep(scalars, [builder.add(x_, builder.mul(pitch_, pitch_.type(i)))]))
+            first = builder.insert_element(ir.Constant(four, ir.Undefined), value, _INT32(0))
+            return builder.shuffle_vector(first, first, _lanes([0] * 4))
 
+        def chain(values: Sequence[Any], weights: Sequence[Any]) -> Any:
+            total = builder.fmul(values[0], weights[0])
+            for value, w in zip(values[1:], weights[1:], strict=True):
+                total = builder.call(fma, [value, w, total])
+            return total
 
-@intrinsic
-def store_sum_of_pixels(typing: Any, out: types.Array, at: types.Integer, value: Vector) -> Any:
-    """``out[at : at + 4]`` = the sum of the four pixels in ``value``, channel by channel."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        out_, at_, value_ = arguments
-        eight = [builder.shuffle_vector(value_, value_, _lanes(range(i, i + 8))) for i in (0, 8)]
-        pair = builder.fadd(*eight, flags=_FAST)
-        four = [builder.shuffle_vector(pair, pair, _lanes(range(i, i + 4))) for i in (0, 4)]
+        along_x, rows = [weight(i) for i in range(4)], []
+        for j in range(4):
+            row = builder.add(place_, builder.mul(stride_, stride_.type(j)))
+            places = [builder.gep(pixels, [builder.add(row, row.type(4 * i))]) for i in range(4)]
+            taps = [builder.load(builder.bitcast(p, four.as_pointer()), align=4) for p in places]
+            rows.append(chain(taps, along_x))
+        value = chain(rows, [weight(4 + j) for j in range(4)])
         data = context.make_array(signature.args[0])(context, builder, out_).data
-        place = builder.bitcast(builder.gep(data, [at_]), ir.VectorType(_FLOAT, 4).as_pointer())
-        builder.store(builder.fadd(*four, flags=_FAST), place, align=4)
+        builder.store(value, builder.bitcast(builder.gep(data, [at_]), four.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(out, types.intp, vector), emit
+    return types.void(out, types.intp, packed, types.intp, types.intp, weights, types.intp, types.intp), emit
 
 
 @intrinsic

@@ -70,17 +70,25 @@ def warp_cubic(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
     images: (B, C, H, W), sampled alike; u, v: (B, H, W) px.  Returns (B, C, H, W).  As in OpenCV >= 5 the
     position is not quantised.
     """
+    height, width = u.shape[-2:]
+    x = torch.arange(width, dtype=u.dtype, device=u.device)
+    y = torch.arange(height, dtype=v.dtype, device=v.device)[:, None]
+    return sample_cubic(images, x + u, y + v)
+
+
+def sample_cubic(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``images`` (B, C, H, W) at the positions x, y, (B, h, w) px: (B, C, h, w); see :func:`warp_cubic`."""
     batch, channels, height, width = images.shape
-    x0, wx = _cubic_taps(u + torch.arange(width, dtype=u.dtype, device=u.device), width)
-    y0, wy = _cubic_taps(v + torch.arange(height, dtype=v.dtype, device=v.device)[:, None], height)
+    x0, wx = _cubic_taps(x, width)
+    y0, wy = _cubic_taps(y, height)
     padded_width = width + 2 * MARGIN
     pixels = F.pad(images, (MARGIN,) * 4).flatten(2)
     first = ((y0 + (MARGIN - 1)) * padded_width + x0 + (MARGIN - 1)).flatten(1)[:, None].expand(-1, channels, -1)
-    out = torch.zeros_like(images)
+    out = images.new_zeros(batch, channels, *x.shape[1:])
     for j in range(4):
-        row = torch.zeros_like(images)
+        row = torch.zeros_like(out)
         for i in range(4):
-            taps = pixels.gather(2, first + (j * padded_width + i)).view(batch, channels, height, width)
+            taps = pixels.gather(2, first + (j * padded_width + i)).view_as(out)
             row += wx[i][:, None] * taps
         out += wy[j][:, None] * row
     return out

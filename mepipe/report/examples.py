@@ -62,7 +62,7 @@ def _open(ws: Workspace, corpora: list[str]) -> tuple[Shards | None, str]:
     if not list_shards(ws.flow, corpora):
         return None, f"the flow shards of {', '.join(corpora)} are not in the workspace any more"
     try:
-        return open_shards(ws.flow, corpora), ""
+        return open_shards(ws.flow, corpora, channels=3), ""
     except DataError as e:
         return None, f"no flow: {e}"
 

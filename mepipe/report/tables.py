@@ -18,6 +18,8 @@ PROTOCOL = {
     "kfold": "Groups of whole subjects: each clip is predicted by a model trained without any clip of its subject's "
     "group. The predictions of all folds are pooled and scored once.",
     "holdout": "The corpus's own split: one model, trained on its training part, judged once on the rest.",
+    "cross": "Leave one corpus out: each corpus is predicted by a model trained on the other corpora alone. The "
+    "figures of each corpus are the result; whether one person is in two corpora cannot be known.",
 }
 
 

@@ -87,7 +87,7 @@ def _picture(flow: np.ndarray, limit: float) -> bytes:
 
 
 def _in_px(source: PathLike, corpora: Sequence[str]) -> Shards:
-    shards = open_shards(source, list(corpora) or None)
+    shards = open_shards(source, list(corpora) or None, channels=3)  # neither format has a place for the strain
     for file in shards.files:
         if file.content.normalised:
             what = f"{file.path} holds normalised values ({file.content}), not px"

@@ -15,9 +15,10 @@ import numpy as np
 from mepipe.errors import DataError
 from mepipe.shards.layout import Layout, widen
 from mepipe.shards.sample import (
+    AVERAGED,
     CHECKSUM,
+    CONTENTS_PX,
     DTYPES,
-    FLOW_SHAPE,
     FORMAT,
     NUMBERS,
     PX,
@@ -52,7 +53,7 @@ class ShardFile:
         self.parameters: dict[str, Any] = json.loads(self.attributes["parameters"])
         self.versions: dict[str, Any] = json.loads(self.attributes["versions"])
         self.content = _content(self.attributes)
-        flow = _checked_flow(file)
+        flow = _checked_flow(file, self.content)
         self.dtype = flow.dtype.newbyteorder("=").name
         self.compression = flow.compression
         self.samples = _read_samples(file, len(flow))
@@ -65,18 +66,18 @@ class ShardFile:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
-    def flow(self, index: int) -> np.ndarray:
-        """(3, 224, 224) float32, px."""
-        out = np.empty(FLOW_SHAPE, np.float32)
+    def flow(self, index: int, channels: int | None = None) -> np.ndarray:
+        """(C, 224, 224) float32, px: the first ``channels`` of the sample, or all."""
+        out = np.empty((channels or len(self.content.channels), *self.content.shape[1:]), np.float32)
         self.read_into(index, out)
         return out
 
     def read_into(self, index: int, out: np.ndarray) -> None:
-        """Read sample ``index`` into ``out``, C-ordered (3, 224, 224) float32."""
+        """Read sample ``index`` into ``out``, C-ordered (C, 224, 224) float32: as many of its channels as fit."""
         if self.dtype == "float32" and not self._layout.filters:
             self._read(index, out)
         else:
-            widen(self.stored(index), out)
+            widen(self.stored(index)[: len(out)], out)
 
     def stored(self, index: int) -> np.ndarray:
         """The sample as it is stored, float32 or float16."""
@@ -85,12 +86,12 @@ class ShardFile:
             self._read(index, data)
             with _reading(self.path):
                 return self._layout.decode(index, data.tobytes())
-        out = np.empty(FLOW_SHAPE, self._layout.dtype)
+        out = np.empty(self.content.shape, self._layout.dtype)
         self._read(index, out)
         return out
 
     def _read(self, index: int, out: np.ndarray) -> None:
-        """Fill ``out`` with the stored bytes of sample ``index``."""
+        """Fill ``out`` with the stored bytes of sample ``index``, from their beginning."""
         with _reading(self.path):
             got = os.preadv(self._opened().fileno(), [out], self._layout.offsets[index])
         if got != out.nbytes:
@@ -148,9 +149,12 @@ def _content(found: dict[str, Any]) -> Content:
     """What the channels hold; shards written before the attribute existed hold flow in px."""
     channels = tuple(json.loads(found["channels"])) if "channels" in found else PX.channels
     span = tuple(json.loads(found["span"])) if "span" in found else None
-    if len(channels) != FLOW_SHAPE[0] or (span is not None and len(span) != 2):
-        raise DataError(f"its channels are {channels}, its span {span}", do="expected three names and two numbers")
-    return Content(channels, bool(found.get("normalised", False)), span)
+    content = Content(channels, bool(found.get("normalised", False)), span)
+    usual = content in CONTENTS_PX or len(channels) == len(PX.channels)
+    if not usual or (span is not None and len(span) != 2):
+        do = f"expected three names, or {', '.join(CONTENTS_PX[-1].channels)}, and two numbers"
+        raise DataError(f"its channels are {channels}, its span {span}", do=do)
+    return content
 
 
 def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:
@@ -163,11 +167,11 @@ def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:
     return data
 
 
-def _checked_flow(file: h5py.File) -> h5py.Dataset:
+def _checked_flow(file: h5py.File, content: Content) -> h5py.Dataset:
     flow = _dataset_inside(file, "flow")
-    if flow.shape[1:] != FLOW_SHAPE or flow.dtype.newbyteorder("=").name not in DTYPES:
-        raise DataError(f"flow is {flow.dtype} {flow.shape}", do=f"expected float32 or float16 (N, {FLOW_SHAPE})")
-    if flow.chunks != (1, *FLOW_SHAPE) or file.userblock_size:
+    if flow.shape[1:] != content.shape or flow.dtype.newbyteorder("=").name not in DTYPES:
+        raise DataError(f"flow is {flow.dtype} {flow.shape}", do=f"expected float32 or float16 (N, {content.shape})")
+    if flow.chunks != (1, *content.shape) or file.userblock_size:
         raise DataError(f"flow is stored in pieces of {flow.chunks}", do="expected one sample each")
     return flow
 
@@ -183,5 +187,6 @@ def _column(file: h5py.File, name: str, count: int, kind: str) -> h5py.Dataset:
 
 def _read_samples(file: h5py.File, count: int) -> list[Sample]:
     columns = {name: _column(file, name, count, "O").asstr()[()].tolist() for name in TEXTS}
-    columns |= {name: _column(file, name, count, "i")[()].tolist() for name in NUMBERS}
+    numbers = [*NUMBERS, *(name for name in AVERAGED if name in file)]
+    columns |= {name: _column(file, name, count, "i")[()].tolist() for name in numbers}
     return [Sample(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

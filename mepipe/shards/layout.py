@@ -5,6 +5,7 @@ Reading them without HDF5 is 3 times faster, and safe in threads and after fork.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 
@@ -12,17 +13,18 @@ import h5py
 import numpy as np
 
 from mepipe.errors import DataError
-from mepipe.shards.sample import FLOW_SHAPE
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where each sample's bytes lie in the file and which filters they went through, in order of writing.
 
-    skipped: per sample, bit i set when filter i was left out (HDF5 skips gzip where it would not shrink).
+    shape: of one sample.  skipped: per sample, bit i set when filter i was left out (HDF5 skips gzip where it would
+    not shrink).
     """
 
     dtype: np.dtype
+    shape: tuple[int, ...]
     filters: tuple[int, ...]
     offsets: list[int]
     sizes: list[int]
@@ -35,12 +37,13 @@ class Layout:
         if any(f not in (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE) for f in filters):
             raise DataError("flow is compressed with something else than gzip")
         chunks = [flow.id.get_chunk_info_by_coord((i, 0, 0, 0)) for i in range(len(flow))]
-        size = flow.dtype.itemsize * int(np.prod(FLOW_SHAPE))
+        size = flow.dtype.itemsize * math.prod(flow.shape[1:])
         for i, chunk in enumerate(chunks):
             if chunk.byte_offset is None or (not filters and chunk.size != size):
                 raise DataError(f"sample {i} was never written")
         return cls(
             flow.dtype,
+            flow.shape[1:],
             filters,
             [c.byte_offset for c in chunks],
             [c.size for c in chunks],
@@ -49,7 +52,7 @@ class Layout:
 
     def decode(self, index: int, data: bytes) -> np.ndarray:
         """Undo the filters of sample ``index``. Raises ValueError when the bytes are damaged."""
-        size = self.dtype.itemsize * int(np.prod(FLOW_SHAPE))
+        size = self.dtype.itemsize * math.prod(self.shape)
         for i, kind in reversed(list(enumerate(self.filters))):
             if self.skipped[index] >> i & 1:
                 continue
@@ -57,7 +60,7 @@ class Layout:
                 data = _inflate(data, size)
             else:
                 data = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
-        return np.frombuffer(data, self.dtype).reshape(FLOW_SHAPE)
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
 
 
 def _inflate(data: bytes, size: int) -> bytes:

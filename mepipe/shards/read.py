@@ -13,21 +13,25 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.file import ShardFile
-from mepipe.shards.sample import FLOW_SHAPE, Content, PathLike, Sample
+from mepipe.shards.sample import Content, PathLike, Sample
 from mepipe.workspace import hash_file
 
 _NAME = re.compile(r"(?P<corpus>[^.].*)-\d{5}\.h5")
 
 
 class Shards(Sequence[tuple[np.ndarray, Sample]]):
-    """Samples of one or many shards, in order: ``shards[i]`` is (flow (3, 224, 224) float32 in px, Sample).
+    """Samples of one or many shards, in order: ``shards[i]`` is (flow (C, 224, 224) float32 in px, Sample).
 
+    C is 3, or 4 where the strain is stored too.  channels: read only so many, from the first on.
     Metadata is in memory (``samples``); flow is read when asked for.  May be pickled, and used by threads, after
     fork and in spawned processes.
     """
 
-    def __init__(self, files: Sequence[ShardFile], corpora: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[ShardFile], corpora: Sequence[str] | None = None, channels: int | None = None
+    ) -> None:
         self.files = list(files)
+        self._channels = channels
         self._where = [
             (file, i)
             for file in self.files
@@ -50,7 +54,7 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         return [
             f"{file.path} sample {i} ({file.samples[i]})"
             for file, i in self._where
-            if zlib.crc32(file.stored(i).tobytes()) != file.checksums[i]
+            if zlib.crc32(file.stored(i).data) != file.checksums[i]
         ]
 
     @property
@@ -82,12 +86,12 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         """What the channels hold. Raises DataError where normalised arrays lie beside flow in px."""
         first = self.files[0]
         for file in self.files[1:]:
-            if file.content != first.content:
+            if file.content.first(self._channels) != first.content.first(self._channels):
                 raise DataError(
                     f"{first.path} holds {first.content}, {file.path} holds {file.content}",
                     do="keep them in workspaces of their own (-w), or name corpora of one kind",
                 )
-        return first.content
+        return first.content.first(self._channels)
 
     def _common(self, name: str) -> Any:
         """What all files have in common. Raises DataError where they differ."""
@@ -109,14 +113,23 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         return self.flow(index), self.samples[index]
 
     def flow(self, index: int) -> np.ndarray:
-        """(3, 224, 224) float32, px."""
+        """(C, 224, 224) float32, px."""
         file, i = self._where[index]
-        return file.flow(i)
+        return file.flow(i, self._channels)
 
     def read_all(self) -> np.ndarray:
-        """All flow in memory, (N, 3, 224, 224) float32, px."""
-        out = np.empty((len(self), *FLOW_SHAPE), np.float32)
-        for n, (file, i) in enumerate(self._where):
+        """All flow in memory, (N, C, 224, 224) float32, px."""
+        return self.read_many(range(len(self)))
+
+    def read_many(self, indices: Sequence[int], out: np.ndarray | None = None) -> np.ndarray:
+        """The flow of samples ``indices``, (len(indices), C, 224, 224) float32, px, in ``out`` where it is given.
+
+        Into one array again and again it runs at the speed of the memory; new arrays cost the system as much again.
+        """
+        if out is None:
+            out = np.empty((len(indices), *self.content.shape), np.float32)
+        for n, index in enumerate(indices):
+            file, i = self._where[index]
             file.read_into(i, out[n])
         return out
 
@@ -125,9 +138,12 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
             file.close()
 
 
-def open_shards(source: PathLike | Sequence[PathLike], corpora: Sequence[str] | None = None) -> Shards:
+def open_shards(
+    source: PathLike | Sequence[PathLike], corpora: Sequence[str] | None = None, channels: int | None = None
+) -> Shards:
     """The samples of a folder of shards, one file or several; of ``corpora`` only, if given.
 
+    channels: how many of each sample, from the first on; None for all.
     Raises DataError for a file that is no complete shard, and when there is nothing to read.
     """
     if isinstance(source, str | os.PathLike):
@@ -139,7 +155,7 @@ def open_shards(source: PathLike | Sequence[PathLike], corpora: Sequence[str] | 
             raise DataError(f"no flow shards{wanted} in {folder} (there: {there})", do="run mepipe flow")
     else:
         paths = [Path(p) for p in source]
-    return Shards([ShardFile(p) for p in paths], corpora)
+    return Shards([ShardFile(p) for p in paths], corpora, channels)
 
 
 def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[Path]:

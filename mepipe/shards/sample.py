@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 FORMAT = "mepipe.flow"
 VERSION = 1
-FLOW_SHAPE = (3, 224, 224)
+SIDE = 224
+FLOW_SHAPE = (3, SIDE, SIDE)
 MAX_SAMPLES = 512  # 300 MB of float32: what a crash can lose, and what one read of a whole shard needs
 DTYPES = ("float32", "float16")  # float16 rounds flow of a few px by at most 0.002 px and halves the file
 COMPRESSIONS = (None, "gzip")  # float flow shrinks by a fifth and then reads 20 times slower: off by default
@@ -20,6 +21,7 @@ class Sample:
     """What is known of one flow.  Labels are "" where there is none; frames are those of the corpus.
 
     key: hash of the crops and settings the flow was made from, given by who made it.
+    onset_frames, apex_frames: how many crops were averaged into the onset and the apex image.
     """
 
     corpus: str
@@ -33,6 +35,8 @@ class Sample:
     apex: int = 0
     offset: int = 0
     key: str = ""
+    onset_frames: int = 1
+    apex_frames: int = 1
 
     def __str__(self) -> str:
         return f"{self.corpus} {self.subject}/{self.clip}"
@@ -40,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Content:
-    """What the three channels of a shard's samples hold.
+    """What the channels of a shard's samples hold: three, or four where the strain was asked for beside them.
 
     normalised: values someone else scaled, not px; span: then the lowest and the highest value there can be.
     """
@@ -48,6 +52,15 @@ class Content:
     channels: tuple[str, ...] = ("u", "v", "magnitude")
     normalised: bool = False
     span: tuple[float, float] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one sample."""
+        return len(self.channels), SIDE, SIDE
+
+    def first(self, count: int | None) -> Content:
+        """What the first ``count`` channels hold; None for all."""
+        return replace(self, channels=self.channels[:count])
 
     @property
     def mirror(self) -> float:
@@ -60,5 +73,8 @@ class Content:
 
 
 PX = Content()
+PX_STRAIN = Content((*PX.channels, "strain"))
+CONTENTS_PX = (PX, PX_STRAIN)
+AVERAGED = ("onset_frames", "apex_frames")  # datasets that are there only where a number differs from 1
 TEXTS = tuple(f.name for f in fields(Sample) if f.type == "str")
-NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int")
+NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int" and f.name not in AVERAGED)

@@ -14,7 +14,7 @@ import numpy as np
 from mepipe.errors import DataError
 from mepipe.shards.file import ShardFile
 from mepipe.shards.read import list_shards
-from mepipe.shards.sample import PX, PathLike
+from mepipe.shards.sample import CONTENTS_PX, PathLike
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def verify_shards(source: PathLike | Sequence[PathLike]) -> list[Finding]:
     """Read every sample of a folder, a file or files, and list what is wrong; an empty list is good news.
 
     Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the
-    magnitude is that of u and v (in px; of normalised values nothing is known).
+    magnitude and the strain are those of u and v (in px; of normalised values nothing is known).
     """
     if isinstance(source, str | os.PathLike):
         paths = list_shards(source) if Path(source).is_dir() else [Path(source)]
@@ -62,16 +62,27 @@ def _sample_problem(shard: ShardFile, i: int) -> str | None:
         stored = shard.stored(i)
     except DataError as e:
         return str(e).removeprefix(f"{shard.path}: ")
-    if zlib.crc32(stored.tobytes()) != shard.checksums[i]:
+    if zlib.crc32(stored.data) != shard.checksums[i]:
         return "its bytes do not match their checksum"
     if not np.isfinite(stored).all():
         return "it holds NaN or infinity"
-    if shard.content != PX:
+    if shard.content not in CONTENTS_PX:
         return None
-    u, v, magnitude = stored.astype(np.float32)
+    flow = stored.astype(np.float32)
+    u, v, magnitude = flow[:3]
     with np.errstate(over="ignore"):  # values that large are no flow, and are reported as such
         difference = np.abs(np.sqrt(u * u + v * v) - magnitude)
     # each of the three was rounded to the stored type
     if (difference > 4 * float(np.finfo(stored.dtype).eps) * magnitude + 1e-6).any():
         return "its magnitude is not that of u and v"
+    if len(flow) > 3 and not _is_strain(flow, float(np.finfo(stored.dtype).eps)):
+        return "its strain is not that of u and v"
     return None
+
+
+def _is_strain(flow: np.ndarray, eps: float) -> bool:
+    """Whether channel 3 is the strain of u and v, as far as rounding of all of them to ``eps`` lets one tell."""
+    from mepipe.flow.strain import strain
+
+    rounding = eps * (4 * float(np.abs(flow[:2]).max()) + 4 * flow[3])  # strain is a sum of differences of them
+    return bool((np.abs(strain(flow[:3]) - flow[3]) <= rounding + 1e-6).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,10 +17,10 @@ import numpy as np
 
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.shards.sample import (
+    AVERAGED,
     CHECKSUM,
     COMPRESSIONS,
     DTYPES,
-    FLOW_SHAPE,
     FORMAT,
     MAX_SAMPLES,
     NUMBERS,
@@ -31,6 +32,8 @@ from mepipe.shards.sample import (
     Sample,
 )
 from mepipe.workspace import atomic_file, write_failed
+
+SYNC_EVERY = 64  # samples, 40 MB: what is left to bring to the disk at the end takes no second, even when interrupted
 
 
 class ShardWriter:
@@ -70,6 +73,7 @@ class ShardWriter:
         }
         if content.span is not None:
             self._attributes["span"] = json.dumps(content.span)
+        self._shape = content.shape
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._filters = {"compression": "gzip", "compression_opts": 4, "shuffle": True} if compression else {}
         self._samples: list[Sample] = []
@@ -85,29 +89,38 @@ class ShardWriter:
         self._file = h5py.File(self._disk, "w")
         self._flow = self._file.create_dataset(
             "flow",
-            shape=(0, *FLOW_SHAPE),
-            maxshape=(MAX_SAMPLES, *FLOW_SHAPE),
-            chunks=(1, *FLOW_SHAPE),
+            shape=(0, *self._shape),
+            maxshape=(MAX_SAMPLES, *self._shape),
+            chunks=(1, *self._shape),
             dtype=self._dtype,
             **self._filters,
         )
         return self
 
+    def __len__(self) -> int:
+        """Samples appended so far."""
+        return len(self._samples)
+
     def append(self, sample: Sample, flow: np.ndarray) -> None:
-        """Add ``sample`` with its ``flow`` (3, 224, 224) in px."""
+        """Add ``sample`` with its ``flow`` (C, 224, 224) in px."""
         index = len(self._samples)
         if index == MAX_SAMPLES:
             raise UsageError(f"more than {MAX_SAMPLES} samples for {self.path}", do="start the next shard")
         stored = self._stored(sample, np.asarray(flow))
         self._flow.resize(index + 1, axis=0)
-        self._flow[index] = stored
-        self._check_disk()
-        self._checksums.append(zlib.crc32(stored.tobytes()))
+        if self._filters:
+            self._flow[index] = stored
+        else:  # past HDF5's cache of chunks, which would only copy it once more
+            self._flow.id.write_direct_chunk((index, 0, 0, 0), stored)
+        self._checksums.append(zlib.crc32(stored.data))
         self._samples.append(sample)
+        if len(self._samples) % SYNC_EVERY == 0:
+            self._disk.sync()
+        self._check_disk()
 
     def _stored(self, sample: Sample, flow: np.ndarray) -> np.ndarray:
-        if flow.shape != FLOW_SHAPE or flow.dtype.kind != "f":
-            raise DataError(f"{sample}: flow is {flow.dtype} {flow.shape}", do=f"give floats of shape {FLOW_SHAPE}")
+        if flow.shape != self._shape or flow.dtype.kind != "f":
+            raise DataError(f"{sample}: flow is {flow.dtype} {flow.shape}", do=f"give floats of shape {self._shape}")
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(flow, dtype=self._dtype)
         if not np.isfinite(stored).all():
@@ -142,7 +155,8 @@ class ShardWriter:
         text = h5py.string_dtype("utf-8")
         for name in TEXTS:
             self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype=text)
-        for name in NUMBERS:
+        averaged = [name for name in AVERAGED if any(getattr(s, name) != 1 for s in self._samples)]
+        for name in (*NUMBERS, *averaged):
             self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype="<i4")
         self._file.create_dataset(CHECKSUM, data=self._checksums, dtype="<u4")
         self._file.attrs.update(self._attributes)
@@ -172,6 +186,13 @@ class _PatientFile(io.FileIO):
                 self.error = e
         return size
 
+    def sync(self) -> None:
+        """Have what was written so far on the disk."""
+        try:
+            os.fsync(self.fileno())
+        except OSError as e:
+            self.error = self.error or e
+
     def truncate(self, size: int | None = None) -> int:
         try:
             return super().truncate(size)
@@ -192,7 +213,7 @@ def write_shard(
     compression: str | None = None,
     content: Content = PX,
 ) -> None:
-    """Write ``samples`` and their ``flows`` (one (3, 224, 224) after the other) as a shard.
+    """Write ``samples`` and their ``flows`` (one (C, 224, 224) after the other) as a shard.
 
     Raises as :class:`ShardWriter`, and DataError when there are more or fewer flows than samples.
     """

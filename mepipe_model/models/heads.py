@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mepipe_model.losses import (
     COARSE_CLASSES,
     FINE_CLASSES,
+    balanced_weights,
+    dgcm_counts,
     dgcm_decide,
     dgcm_loss,
     dgcm_probabilities,
@@ -18,7 +20,20 @@ from mepipe_model.losses import (
 
 
 class Head(nn.Module):
-    """forward: features (B, F) -> out (B, K'), the raw logits the other methods take."""
+    """forward: features (B, F) -> out (B, K'), the raw logits the other methods take.
+
+    weights (num_classes,): of the classes in the loss, None for equal ones; no part of what is saved.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", None, persistent=False)
+
+    def weigh(self, counts: Tensor) -> None:
+        """Weigh the classes inversely to these counts (num_classes,) of training clips (losses.balanced_weights)."""
+        self.weights = balanced_weights(counts)
 
     def loss(self, out: Tensor, target: Tensor, progress: float) -> Tensor:
         """Scalar; target (B,) int64; progress = epoch / total_epochs in [0, 1]."""
@@ -45,7 +60,7 @@ class LinearHead(Head):
         return self.linear(x)
 
     def loss(self, out: Tensor, target: Tensor, progress: float) -> Tensor:
-        return F.cross_entropy(out, target, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(out, target, self.weights, label_smoothing=self.label_smoothing)
 
     def probabilities(self, out: Tensor) -> Tensor:
         return out.softmax(-1)
@@ -55,19 +70,29 @@ class LinearHead(Head):
 
 
 class DgcmHead(Head):
-    """Dual-granularity head, MERba III-C: out (B, 8) = 4 coarse logits, then 4 fine ones."""
+    """Dual-granularity head, MERba III-C: out (B, 8) = 4 coarse logits, then 4 fine ones.
+
+    weights (4,): of the coarse classes; fine_weights (4,): of the fine ones.
+    """
+
+    fine_weights: Tensor | None
 
     def __init__(self, features: int, fine_mean: Any = "negatives", decision: Any = "hard") -> None:
         super().__init__()
         self.fine_mean, self.decision = fine_mean, decision
         self.coarse = nn.Linear(features, len(COARSE_CLASSES))
         self.fine = nn.Linear(features, len(FINE_CLASSES))
+        self.register_buffer("fine_weights", None, persistent=False)
+
+    def weigh(self, counts: Tensor) -> None:
+        """Coarse and fine classes each by their own counts."""
+        self.weights, self.fine_weights = (balanced_weights(c) for c in dgcm_counts(counts))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.coarse(x), self.fine(x)), -1)
 
     def loss(self, out: Tensor, target: Tensor, progress: float) -> Tensor:
-        return dgcm_loss(*_halves(out), target, progress, self.fine_mean)
+        return dgcm_loss(*_halves(out), target, progress, self.fine_mean, self.weights, self.fine_weights)
 
     def probabilities(self, out: Tensor) -> Tensor:
         return dgcm_probabilities(*_halves(out))

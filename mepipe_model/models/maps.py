@@ -49,9 +49,17 @@ def optical_strain(u: Tensor, v: Tensor) -> Tensor:
     sqrt(u_x^2 + v_y^2 + (u_y + v_x)^2 / 2), the norm of the strain tensor, whose shear (u_y + v_x) / 2 stands in it
     twice (Liong et al., FG 2019).  Central differences, one-sided at the border.
     """
-    u_y, u_x = torch.gradient(u, dim=(-2, -1))
-    v_y, v_x = torch.gradient(v, dim=(-2, -1))
+    (u_y, u_x), (v_y, v_x) = ((_slope(z, -2), _slope(z, -1)) for z in (u, v))
     return (u_x**2 + v_y**2 + (u_y + v_x) ** 2 / 2).sqrt()
+
+
+def _slope(z: Tensor, dim: int) -> Tensor:
+    """Central differences along ``dim``, one-sided at both ends: torch.gradient, which fixes the batch of a graph."""
+    n = z.shape[dim]
+    inner = (z.narrow(dim, 2, n - 2) - z.narrow(dim, 0, n - 2)) / 2
+    first = z.narrow(dim, 1, 1) - z.narrow(dim, 0, 1)
+    last = z.narrow(dim, n - 1, 1) - z.narrow(dim, n - 2, 1)
+    return torch.cat((first, inner, last), dim)
 
 
 def uv_strain(x: Tensor, third: str) -> Tensor:

@@ -7,9 +7,11 @@ the reason beside it.  docs/models.md lists them with what speaks for either sid
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mepipe_model.models.options import (
+    file_or_none,
     fraction,
     one_of,
     option,
@@ -75,7 +77,10 @@ class MerbaConfig:
     label_smoothing: float = option(0.0, fraction)
     fine_mean: str = option("negatives", one_of("negatives", "batch"))
     decision: str = option("hard", one_of("hard", "product"))
-    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "numba", "mamba_ssm"))
+    # A MambaVision checkpoint of the user's own to start from (models/checkpoints.py); the paper does not say that it
+    # started from one.  No part of what rebuilds a trained model.
+    init_checkpoint: str | None = option(None, file_or_none)
+    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "numba", "triton", "mamba_ssm"))
 
     def check(self) -> None:
         """What concerns several options at once; raises ValueError."""
@@ -103,16 +108,23 @@ class MerbaConfig:
                 raise ValueError(f"heads={list(self.heads)}: {heads} does not divide stage width {width}")
 
     def as_dict(self) -> dict[str, Any]:
-        """All options as JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """All options that a trained model is rebuilt from, as JSON values."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        del values["init_checkpoint"]
+        return values
 
 
 def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Merba:
-    """The network of ``preset`` with the user's options over it."""
+    """The network of ``preset`` with the user's options over it. Raises DataError for a wrong init_checkpoint."""
     config = resolve(MerbaConfig, name, preset, options)
     from mepipe_model.models.merba_net import Merba
 
-    return Merba(name, config)
+    model = Merba(name, config)
+    if config.init_checkpoint is not None:
+        from mepipe_model.models.checkpoints import load_checkpoint
+
+        model.loaded = load_checkpoint(model, Path(config.init_checkpoint))
+    return model
 
 
 @register_model(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mepipe_model.ops.directions import parse_scans, scan_inverse, scan_order
-from mepipe_model.ops.scan import selective_scan
+from mepipe_model.ops.scan import scan_backend, selective_scan
 
 CONV_WIDTH = 3
 CHANNELS_PER_RANK = 16  # dt_proj's rank is ceil(D / 16), as in Mamba
@@ -67,18 +67,31 @@ class ScanCore(nn.Module):
 
     def forward(self, xz: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         """Tokens xz (M, L, D), order and inverse (K, L) -> (M, L, D)."""
+        if scan_backend(xz.device, self.backend)[0] == "triton":
+            return self._fused(xz, order, inverse)
         m, length, dim = xz.shape
         paths = ReadAlong.apply(xz, order, inverse).view(-1, length, dim)
         u, z = F.silu(SequenceConv.apply(paths, self.conv)).split(self.channels, -1)
-        y = self.scan(u)
+        y = selective_scan(u, *self.scan_inputs(u), self.backend)
         merged = (PutBack.apply(t.unflatten(0, (m, -1)), order, inverse) for t in (y, z))
         return torch.cat(tuple(merged), -1)
 
-    def scan(self, u: Tensor) -> Tensor:
-        """Sequences u (S, L, E) -> y (S, L, E), each on its own."""
+    def _fused(self, xz: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        """The same with the directions inside the kernels: no copy in scan order, no sum of copies.
+
+        u itself is written out along every direction: the conv runs along the direction, and x_proj
+        needs all channels of its result.
+        """
+        from mepipe_model.ops.scan_triton import conv_along, scan_along
+
+        u, z = conv_along(xz, self.conv, order, inverse)
+        return torch.cat((scan_along(u, *self.scan_inputs(u), order), z), -1)
+
+    def scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """From u (..., E): dt (..., E), A (E, N), B and C (..., N), D (E,), dt's bias (E,)."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), -1)
         dt = F.linear(dt, self.dt_proj.weight)  # its bias joins in the scan, in float32
-        return selective_scan(u, dt, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.backend)
+        return dt, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias
 
     def init_mamba(self) -> None:
         """Mamba's start: dt log-uniform in DT_RANGE, its weight uniform in +-rank^-1/2."""

@@ -62,6 +62,13 @@ def wholes(value: Any) -> tuple[int, ...]:
     return items
 
 
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def fraction(value: Any) -> float:
     """A number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
@@ -78,6 +85,13 @@ def positive(value: Any) -> float:
 
 def positive_or_none(value: Any) -> float | None:
     return None if value is None else positive(value)
+
+
+def file_or_none(value: Any) -> str | None:
+    """A file's name, or None; whether it is there is seen when it is read."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError("must be the name of a file")
+    return value
 
 
 def one_of(*choices: str) -> Check:

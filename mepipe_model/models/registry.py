@@ -14,7 +14,8 @@ from mepipe.registry import Registry
 if TYPE_CHECKING:
     from mepipe_model.models.base import FlowModel
 
-FAMILIES = ("merba", "mambavision", "baselines")  # modules of this package that register models when imported
+# modules of this package that register models when imported
+FAMILIES = ("merba", "mambavision", "baselines", "handcrafted")
 
 Builder = Callable[..., "FlowModel"]
 
@@ -28,7 +29,9 @@ class ModelInfo:
     ``create_model(name)``.  published: scores the source reports, and what to know about them.
     takes: "scaled" flow is scaled by the trainer; of a model that takes it in "px" the trainer leaves it as it is,
     since the model prepares its own input (PreparingModel), and says by the option ``third`` whether the third
-    channel is the magnitude or the strain.
+    channel is the magnitude or the strain; "frames" are the aligned frames of a clip, (T, H, W) grey.
+    trained_by: "epochs" of gradient steps, or "fit" at once (svm.FittedModel).  normalised: whether the model can
+    take arrays that someone else scaled and that have lost their zero.
     """
 
     name: str
@@ -38,7 +41,9 @@ class ModelInfo:
     fidelity: Literal["paper", "code", "reconstruction"]
     published: str
     params: int
-    takes: Literal["scaled", "px"] = "scaled"
+    takes: Literal["scaled", "px", "frames"] = "scaled"
+    trained_by: Literal["epochs", "fit"] = "epochs"
+    normalised: Literal["taken", "refused"] = "taken"
 
 
 _MODELS: Registry[tuple[ModelInfo, Builder]] = Registry("model")

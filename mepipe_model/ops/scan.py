@@ -9,7 +9,8 @@ Backends (all agree to 1e-4 in float32; docs/models.md has timings):
     loop       plain torch and autograd; the reference, slow and hungry
     recompute  own backward that rebuilds the states: the default wherever torch runs
     numba      fused CPU kernels, opt-in; needs the package numba
-    mamba_ssm  the CUDA kernel of the package mamba-ssm; the default where it can be imported
+    triton     our fused CUDA kernels, which need the package triton: the default on CUDA
+    mamba_ssm  the CUDA kernel of the package mamba-ssm; taken on CUDA where triton cannot run
 
 The recurrence is walked step by step in all of them.  Forms that divide by a cumulative decay
 (``exp(-cumsum)``) are faster to write and overflow already at 49 steps; none is used here.
@@ -17,6 +18,7 @@ The recurrence is walked step by step in all of them.  Forms that divide by a cu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
@@ -28,7 +30,11 @@ from mepipe.errors import UsageError
 from mepipe_model.ops.scan_loop import scan_loop
 from mepipe_model.ops.scan_recompute import scan_recompute
 
-SCAN_BACKENDS = ("auto", "loop", "recompute", "numba", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "loop", "recompute", "numba", "triton", "mamba_ssm")
+
+# What Triton itself supports (its README), and the oldest release these kernels were compiled with.
+TRITON_CAPABILITY = (8, 0)
+TRITON_VERSION = (3, 3)
 
 
 def selective_scan(
@@ -45,10 +51,13 @@ def selective_scan(
 
     u (S, L, E): input.  dt (S, L, E): step size before bias and softplus.  A (E, N): negative.
     B, C (S, L, N).  D (E,): skip.  dt_bias (E,) or None.  Returns y (S, L, E) in u's dtype.
-    Computed in float32 (float64 when u is float64), under autocast too.
+    Computed in float32 (float64 when u is float64), under autocast too: reduced precision rounds what
+    is read and what is returned, nothing between.
     Raises UsageError when ``backend`` is unknown or cannot run on u's device.
     """
     name, _ = scan_backend(u.device, backend)
+    if name == "triton":  # converts in registers: no copies of another dtype
+        return _kernel(name)(u, dt, A, B, C, D, dt_bias)
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
     bias = None if dt_bias is None else dt_bias.to(work)
     with torch.autocast(u.device.type, enabled=False):
@@ -73,14 +82,22 @@ def scan_backend(device: torch.device | str, backend: str = "auto") -> tuple[str
 
 
 def _automatic(kind: str) -> tuple[str, str]:
+    """On CUDA the first of triton, mamba_ssm and recompute that can run."""
     if kind != "cuda":
         return "recompute", f"default on {kind}"
-    obstacle = _obstacle("mamba_ssm", kind)
-    return ("recompute", obstacle) if obstacle else ("mamba_ssm", "selective_scan_cuda can be imported")
+    fused = _obstacle("triton", kind)
+    if fused is None:
+        return "triton", "default on cuda, triton can be imported"
+    other = _obstacle("mamba_ssm", kind)
+    if other is None:
+        return "mamba_ssm", f"selective_scan_cuda can be imported; not triton: {fused}"
+    return "recompute", f"{fused}; {other}"
 
 
 def _obstacle(backend: str, kind: str) -> str | None:
     """Why ``backend`` cannot run on a device of this kind, or None."""
+    if backend == "triton":
+        return _triton_obstacle(kind)
     if backend == "mamba_ssm":
         if kind != "cuda":
             return f"it runs on cuda only, not on {kind}"
@@ -89,6 +106,37 @@ def _obstacle(backend: str, kind: str) -> str | None:
         if kind != "cpu":
             return f"it runs on cpu only, not on {kind}"
         return _import_error("numba", "the package numba")
+    return None
+
+
+@lru_cache(maxsize=8)
+def _triton_obstacle(kind: str) -> str | None:
+    """Why our Triton kernels cannot run; TRITON_INTERPRET=1 runs them, slowly, on the CPU too."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if kind != "cuda" and not interpreted:
+        return f"it runs on cuda only, not on {kind}"
+    missing = _import_error("triton", "the package triton")
+    if missing:
+        return missing
+    found = import_module("triton").__version__
+    if tuple(int(part) for part in found.split(".")[:2]) < TRITON_VERSION:
+        return f"triton {found} is older than {'.'.join(map(str, TRITON_VERSION))}"
+    return None if interpreted else _triton_driver_error()
+
+
+def _triton_driver_error() -> str | None:
+    """Triton compiles a small launcher of its own: without a C compiler it is there and cannot run."""
+    if not torch.cuda.is_available():
+        return "no CUDA device is there for triton"
+    capability = torch.cuda.get_device_capability()
+    if capability < TRITON_CAPABILITY:
+        return f"triton needs a GPU of compute capability 8.0, this one has {capability[0]}.{capability[1]}"
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_target()
+    except Exception as error:  # whatever the compiler, the loader or the driver raise
+        return f"triton cannot start ({(str(error).splitlines() or [repr(error)])[0]})"
     return None
 
 
@@ -115,6 +163,10 @@ def _kernel(name: str) -> Callable[..., Tensor]:
         from mepipe_model.ops.scan_numba import scan_numba
 
         return scan_numba
+    if name == "triton":
+        from mepipe_model.ops.scan_triton import scan_triton
+
+        return scan_triton
     return _mamba_ssm
 
 

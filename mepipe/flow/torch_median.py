@@ -1,0 +1,184 @@
+"""The median of engine ``torch`` on the CPU: two neighbours at once, in half the operations of torch_ops.median.
+
+The windows of two neighbouring pixels share all but two of their 2 x k columns.  For columns 0..k of such a pair
+  sort       each column (shared by all windows that it is in)
+  merge      columns 1..k-1 into a sorted list; only its k + 1 values in the middle can be the median of either window
+  pick       the median of those and of column 0 for the left pixel, of those and of column k for the right one
+Even and odd columns of the image lie apart, so that every step is a minimum or maximum of two contiguous arrays, the
+neighbour being the next element.  For k = 5 that is 59 operations a pixel; the plain network has 114.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import zip_longest
+from math import ceil
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mepipe.flow.median import Exchange, prune, sorting_network
+
+# Of an operation.  Much smaller, and the 2 us of calling it count; much larger, and the 33 arrays leave the cache.
+ELEMENTS = 16_384
+
+
+class Step(NamedTuple):
+    """``op(a, b)`` into ``out``; numbers of registers."""
+
+    op: Callable[..., Tensor]
+    a: int
+    b: int
+    out: int
+
+
+class Program(NamedTuple):
+    """Steps on ``registers`` arrays, the inputs first and never written; the sorted results are in ``results``."""
+
+    steps: list[Step]
+    results: list[int]
+    registers: int
+
+
+def merging_network(a: list[int], b: list[int]) -> tuple[list[Exchange], list[int]]:
+    """Batcher's odd-even merge of two sorted lists of wires: the network, and the wires in the order of their values.
+
+    Knuth, TAOCP 3, section 5.3.4: merge the odd and the even elements, then exchange neighbours.
+    """
+    if not a or not b:
+        return [], a + b
+    if len(a) == len(b) == 1:
+        return [Exchange(a[0], b[0])], [a[0], b[0]]
+    first, evens = merging_network(a[::2], b[::2])
+    second, odds = merging_network(a[1::2], b[1::2])
+    network, order = first + second, evens[:1]
+    for high, low in zip_longest(evens[1:], odds):
+        if low is not None and high is not None:
+            network.append(Exchange(low, high))
+        order += [wire for wire in (low, high) if wire is not None]
+    return network, order
+
+
+def assemble(network: list[Exchange], inputs: int, order: list[int]) -> Program:
+    """``network`` on few registers: one is used again as soon as its value is not needed."""
+    at, registers = list(range(inputs)), inputs
+    free: list[int] = []
+    steps: list[Step] = []
+    for low, high, keep_low, keep_high in network:
+        a, b = at[low], at[high]
+        if keep_low:
+            if not free:
+                free.append(registers)
+                registers += 1
+            at[low] = free.pop()
+            steps.append(Step(torch.minimum, a, b, at[low]))
+        if keep_high:
+            if b < inputs and not free:
+                free.append(registers)
+                registers += 1
+            at[high] = free.pop() if b < inputs else b
+            steps.append(Step(torch.maximum, a, b, at[high]))
+        elif b >= inputs:
+            free.append(b)
+        if a >= inputs:
+            free.append(a)
+    return Program(steps, [at[wire] for wire in order], registers)
+
+
+@cache
+def programs(k: int) -> tuple[Program, ...]:
+    """The sort of a column, then the merges; each reads the results before it at an element and at the next one."""
+    found = [assemble(sorting_network(k), k, list(range(k)))]
+    length = k
+    while True:
+        network, order = merging_network(list(range(length)), list(range(length, 2 * length)))
+        length *= 2
+        if length == k * (k - 1):  # all columns that the two windows share
+            half = k * k // 2
+            middle = order[half - k : half + 1]
+            return (*found, assemble(prune(network, set(middle)), length, middle))
+        found.append(assemble(network, length, order))
+
+
+@cache
+def pick(k: int) -> Program:
+    """The value at place k (from 0) among k + 1 sorted values and k others.
+
+    It is the least of first[k] and max(first[i], other[j]) for i + j = k - 1.
+    Registers: the k + 1, the k, the result, one more.
+    """
+    other, best, spare = k + 1, 2 * k + 1, 2 * k + 2
+    steps = []
+    for j in range(k):
+        steps.append(Step(torch.maximum, k - 1 - j, other + j, spare))
+        steps.append(Step(torch.minimum, best if j else k, spare, best))
+    return Program(steps, [best], spare + 1)
+
+
+class Median:
+    """The k x k median (3 or 5, edges replicated) of ``images``, (C, H, W) float32, in place, at each call."""
+
+    def __init__(self, images: Tensor, k: int) -> None:
+        channels, height, width = images.shape
+        self.images, self.reach, self.odd = images, k // 2, width % 2
+        columns = (width + self.odd) // 2 + self.reach
+        self.phases = images.new_zeros(2, height + 2 * self.reach, channels, columns)  # even and odd columns
+        self.medians = images.new_zeros(2, height, channels, columns)
+        rows = ceil(height / max(1, round(channels * columns * height / ELEMENTS)))
+        store = images.new_empty(sum(p.registers for p in programs(k)), 2, rows * channels * columns)
+        self.strips = [
+            _Strip(self.phases[:, top : top + rows + 2 * self.reach], self.medians[:, top : top + rows], store)
+            for top in range(0, height, rows)
+        ]
+
+    def __call__(self) -> None:
+        r, width = self.reach, self.images.shape[2]
+        padded = F.pad(self.images[None], (r, r + self.odd, r, r), mode="replicate")[0]
+        self.phases.copy_(padded.unflatten(2, (-1, 2)).permute(3, 1, 0, 2))
+        for strip in self.strips:
+            strip.run()
+        even, odd = self.medians.transpose(1, 2)
+        self.images[..., 0::2] = even[..., : (width + 1) // 2]
+        self.images[..., 1::2] = odd[..., : width // 2]
+
+
+class _Strip:
+    """Some rows of the two phases (2, rows + k - 1, C, W/2), and where their medians (2, rows, C, W/2) go.
+
+    store: (buffers, 2, elements) to work in.  Arrays are flat here: after the last element of a row comes the first of
+    the next, and what is computed from such a pair lies right of the image.
+    """
+
+    def __init__(self, phases: Tensor, medians: Tensor, store: Tensor) -> None:
+        k = phases.shape[1] - medians.shape[1] + 1
+        size, row = medians[0].numel(), medians[0, 0].numel()
+        self.store = iter(store)
+        self.tasks: list[tuple[list[Step], list[Tensor]]] = []
+        sort, *merges = programs(k)
+        flat = phases.flatten(1)
+        columns = self._add(sort, [flat[:, i * row : i * row + size] for i in range(k)])
+        here, there = [odd for _, odd in columns], [even for even, _ in columns]
+        for merge in merges:
+            here = there = self._add(merge, [x[:-1] for x in here] + [x[1:] for x in there])
+        length = len(here[0])
+        last = k // 2  # column k of a pair is this many odd columns after column 1
+        pairs = [even[:length] for even, _ in columns], [odd[last : last + length] for _, odd in columns]
+        for column, median in zip(pairs, medians.flatten(1), strict=True):
+            self._add(pick(k), [*here, *column], median[:length])
+
+    def _add(self, program: Program, inputs: list[Tensor], *outputs: Tensor) -> list[Tensor]:
+        """Plan ``program``; its registers are the inputs, the outputs, and then buffers.  Returns the results."""
+        registers = [*inputs, *outputs]
+        shape = inputs[0].shape
+        while len(registers) < program.registers:
+            registers.append(next(self.store)[: shape[0] if len(shape) == 2 else 1, : shape[-1]].view(shape))
+        self.tasks.append((program.steps, registers))
+        return [registers[i] for i in program.results]
+
+    def run(self) -> None:
+        for steps, registers in self.tasks:
+            for op, a, b, out in steps:
+                op(registers[a], registers[b], out=registers[out])

@@ -1,0 +1,118 @@
+"""What a run will do, decided before its first step: data, classes, folds, device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.settings import TrainConfig, cores
+from mepipe.shards import Sample, Shards, list_shards
+from mepipe.workspace import Workspace, digest
+from mepipe_model.fitted import check_inputs
+from mepipe_model.protocols import Fold, make_folds, named_parts, only_corpus
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: settings without blanks, samples, folds, device."""
+
+    config: TrainConfig
+    corpora: tuple[str, ...]
+    composite: str | None
+    missing: list[str]
+    samples: list[Sample]
+    targets: list[int]
+    classes: tuple[str, ...]
+    unlabelled: int
+    folds: list[Fold]
+    parts: dict[str, str]  # of the test set, by subject (DFME: testA, testB)
+    device: str
+    fingerprint: str
+    flow: dict[str, Any]
+
+    @property
+    def data_name(self) -> str:
+        return self.composite or "+".join(self.corpora)
+
+
+def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
+    """Everything that is decided before the first step. Raises DataError when there is nothing to train on."""
+    from mepipe_model.data import FlowDataset
+
+    corpora, composite = wanted_corpora(ws, config.data)
+    data = FlowDataset(ws.flow, corpora, config.classes, composite=composite)
+    if not len(data):
+        whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
+        raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
+    if damaged := data.shards.damaged():
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do="run mepipe flow again")
+    samples = data.samples
+    check_inputs(ws, config.model, samples, data.content)
+    folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
+    folds = only_corpus(folds, config.protocol, config.test_corpus)
+    fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
+    device = pick_device(config.device)
+    # part of the run's identity, like every setting: sums over threads differ in their last digits
+    threads = config.threads or max(1, cores() // len(folds))
+    return Plan(
+        config=replace(config, data=(composite,) if composite else corpora, threads=threads),
+        corpora=corpora,
+        composite=composite,
+        missing=data.missing,
+        samples=samples,
+        targets=data.targets,
+        classes=data.classes,
+        unlabelled=data.unlabelled,
+        folds=folds,
+        parts=named_parts(samples, folds),
+        device=device,
+        fingerprint=fingerprint,
+        flow=flow_facts(data.shards),
+    )
+
+
+def flow_facts(shards: Shards) -> dict[str, Any]:
+    """What config.json keeps of the shards: how they were made and what their channels hold."""
+    content = shards.content
+    facts = {"parameters": shards.parameters, "channels": list(content.channels), "normalised": content.normalised}
+    return facts if content.span is None else {**facts, "span": list(content.span)}
+
+
+def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """The corpora to train on, and the composite when one is meant.
+
+    Without ``--data``: a composite whose corpora are exactly those that have shards, else all of them.
+    Raises UsageError for a composite beside other names, DataError for what has no shards.
+    """
+    from mepipe.datasets.composite import COMPOSITES, check_manifest
+
+    there = sorted({p.name.rsplit("-", 1)[0] for p in list_shards(ws.flow)})
+    if not there:
+        raise DataError(f"no flow shards in {ws.flow}", do="run mepipe flow first")
+    names = tuple(dict.fromkeys(data)) or tuple(there)
+    composite = next((n for n in names if n in COMPOSITES), None)
+    if composite and len(names) > 1:
+        raise UsageError(f"--data {composite} stands alone, got {' '.join(names)}")
+    if not data:
+        composite = next((n for n in COMPOSITES if set(COMPOSITES.get(n).corpora) == set(there)), None)
+    if composite:
+        check_manifest(composite)
+        names = tuple(COMPOSITES.get(composite).corpora)
+    for name in names:
+        if name not in there:
+            needed = f", which {composite} needs," if composite else ""
+            do = f"run mepipe prepare {name} RAW, then mepipe flow {name}"
+            raise DataError(f"no flow of {name}{needed} in {ws.flow} (there: {', '.join(there)})", do=do)
+    return names, composite
+
+
+def pick_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``. Raises MepipeError when CUDA is asked for and absent."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MepipeError("--device cuda: no CUDA GPU is usable here", do="use --device cpu, or run mepipe doctor")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"

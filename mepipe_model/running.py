@@ -1,0 +1,174 @@
+"""The folds of a run at work: over the cores or the GPUs, one progress over all, each failure told by name."""
+
+from __future__ import annotations
+
+import csv
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mepipe.errors import MepipeError
+from mepipe.progress import Progress
+from mepipe.settings import cores
+from mepipe.workspace import Workspace, write_text
+from mepipe_model.announce import fold_line
+from mepipe_model.plan import Plan
+from mepipe_model.protocols import Fold
+from mepipe_model.queueing import Failure, fold_queue, guarded, slots
+from mepipe_model.runs import Run, load_run
+
+Say = Callable[[str], None]
+TRACE = "error.txt"  # in a failed fold's folder: the traceback of what was no error of the user's
+
+
+def run_folds(
+    ws: Workspace, plan: Plan, run: Run, folds: Sequence[Fold], progress: Progress | None, say: Say
+) -> dict[str, str]:
+    """Train ``folds``: several at once in processes of their own, or one after the other in this process.
+
+    On the CPU there are cores / threads at once, on CUDA one per GPU; ``jobs`` changes both.  A fold that fails
+    does not end the others.  Returns fold id -> reason of those that failed.
+    """
+    if not folds:
+        return {}
+    threads = plan.config.threads or 1
+    devices = slots(plan.device, len(folds), plan.config.jobs, max(1, cores() // threads), gpus(plan.device))
+    ids, failed, started = [f.id for f in folds], {}, time.monotonic()
+    worker = (ws.root, run.folder, threads)
+    results = fold_queue(_train, ids, devices, _start, worker) if len(devices) > 1 else _here(ids, devices[0], worker)
+    if len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
+        say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
+    with watching(run, ids, plan.config.epochs or 0, progress):
+        for done, (i, result) in enumerate(results, start=1):
+            if isinstance(result, Failure):
+                failed[ids[i]] = result.reason
+                say(f"fold {done}/{len(ids)} {ids[i]} failed: {result.reason}{_kept(run, ids[i], result)}")
+            else:
+                say(fold_line(run, ids[i], done, len(ids), time.monotonic() - started))
+    return failed
+
+
+def gpus(kind: str) -> list[str]:
+    """The GPUs this process sees (CUDA_VISIBLE_DEVICES narrows them); none for the CPU."""
+    if kind != "cuda":
+        return []
+    import torch
+
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def _kept(run: Run, fold_id: str, failure: Failure) -> str:
+    """Keep a traceback for a bug report. Returns where, for the reader."""
+    if not failure.trace:
+        return ""
+    path = run.fold(fold_id) / TRACE
+    try:
+        write_text(path, failure.trace)
+    except MepipeError as e:  # a full disk may be why the fold failed; the others still go on
+        return f" ({e})"
+    return f" (traceback in {path})"
+
+
+def _here(ids: Sequence[str], device: str, worker: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    """What ``fold_queue`` does with one slot, in this process; torch's settings are put back afterwards."""
+    import torch
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    _start(device, *worker)
+    try:
+        for i, fold_id in enumerate(ids):
+            yield i, guarded(_train, fold_id)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        _release()
+
+
+_folder: Path | None = None  # of the run this process works for
+
+
+def _start(device: str, workspace: Path, run_folder: Path, threads: int) -> None:
+    global _folder  # a worker process serves one run
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)  # kernels launched without a tensor's device go to the current one
+    from mepipe_model.fold import start_worker
+
+    _folder = run_folder
+    start_worker(workspace, run_folder, device, threads)
+
+
+def _release() -> None:
+    """Let go of the data: this process may train another run, which loads its own."""
+    from mepipe_model import fold
+
+    fold._bench = None
+
+
+def _train(fold_id: str) -> str:
+    from mepipe_model.fold import train_fold
+
+    assert _folder is not None, "_start has not run in this process"
+    train_fold(fold_id)
+    folder = load_run(_folder).fold(fold_id)
+    (folder / TRACE).unlink(missing_ok=True)
+    refuse_diverged(folder)
+    return fold_id
+
+
+def refuse_diverged(folder: Path) -> None:
+    """Undo a finished fold whose loss was not a number: its predictions are one class for every clip.
+
+    Raises MepipeError that names the epoch.
+    """
+    try:
+        with (folder / "log.csv").open(newline="", encoding="utf-8") as f:
+            losses = [(row["epoch"], row["loss"]) for row in csv.DictReader(f) if row.get("loss")]
+    except OSError:  # a model without epochs leaves no log
+        return
+    for epoch, loss in losses:
+        if not math.isfinite(float(loss)):
+            (folder / "fold.json").unlink(missing_ok=True)
+            raise MepipeError(f"the loss is {loss} in epoch {epoch}", do="lower --lr, or use --precision fp32")
+
+
+@contextmanager
+def watching(run: Run, ids: Sequence[str], epochs: int, progress: Progress | None) -> Iterator[None]:
+    """Report the epochs that the folds' logs show, twice a second; workers need no channel for it.
+
+    A finished fold counts in full, also where --select inner stopped it early.
+    """
+    if progress is None:
+        yield
+        return
+    stop = threading.Event()
+
+    def look() -> None:
+        progress(sum(_epochs_done(run.fold(i), epochs) for i in ids), len(ids) * epochs)
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()
+
+
+def _epochs_done(folder: Path, epochs: int) -> int:
+    if (folder / "fold.json").is_file():
+        return epochs
+    try:
+        return max(0, (folder / "log.csv").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
