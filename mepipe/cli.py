@@ -125,13 +125,16 @@ def apex() -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only so many clips, spread over the corpus.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def apex_evaluate(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
+@options_of(PrepareConfig, "frames", "quality", "apex", "jobs", "shard", "dry_run", "force", "strict")
+def apex_evaluate(
+    corpus: str, raw: Path, methods: tuple[str, ...], limit: int | None, jobs: int | None, as_json: bool, **options: Any
+) -> None:
     """Spot the apex of clips whose apex is annotated, by every method, and print how far off each is."""
     from mepipe.apex.evaluate import evaluate_corpus
     from mepipe.datasets import get_corpus
 
     with progress.bar(f"apex {corpus}", "clip") as tick:
-        evaluation = evaluate_corpus(get_corpus(corpus), raw, progress=tick, **options)
+        evaluation = evaluate_corpus(get_corpus(corpus), raw, methods, limit, jobs, tick, PrepareConfig(**options))
     click.echo(json.dumps(evaluation.as_dict(), indent=2) if as_json else "\n".join(evaluation.lines()))
 
 

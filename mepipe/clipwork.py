@@ -266,26 +266,26 @@ def _facts(clip: Clip) -> list[Any]:
 
 
 def settle_frames(clip: Clip, numbers: Sequence[int], max_gap: int) -> Clip:
-    """Onset and apex on frames that exist: the nearest within ``max_gap``, noted.
+    """Onset, apex and offset on frames that exist: the nearest within ``max_gap``, noted.
 
-    An onset without such a frame refuses the clip; an apex without one, or not after the onset, is
-    dropped and spotted later.  Raises DataError.
+    An apex that then is not after the onset is dropped, to be spotted later.  Raises DataError when the nearest
+    file is farther away, or when nothing is left between onset and offset.
     """
-    onset = nearest(numbers, _number(clip.onset))
-    if abs(onset - _number(clip.onset)) > max_gap:
-        raise DataError(f"onset frame {clip.onset} is absent and the nearest is {onset} (frames {numbers[0]} to "
-                        f"{numbers[-1]}, --max-gap {max_gap})")  # fmt: skip
-    if onset != clip.onset:
-        clip = clip.noted(f"onset {clip.onset} has no file, nearest is {onset}", onset=onset)
-    if clip.apex is None:
-        return clip
-    near = nearest(numbers, clip.apex)
-    if abs(near - clip.apex) > max_gap:
-        return clip.noted(f"apex {clip.apex} has no file within {max_gap} frames", apex=None)
-    if not onset < near <= _number(clip.offset):
-        return clip.noted(f"apex {clip.apex} has no file between onset and offset", apex=None)
-    if near != clip.apex:
-        clip = clip.noted(f"apex {clip.apex} has no file, nearest is {near}", apex=near)
+    for name in ("onset", "apex", "offset"):
+        wanted = getattr(clip, name)
+        if wanted is None:
+            continue
+        near = nearest(numbers, wanted)
+        if abs(near - wanted) > max_gap:
+            raise DataError(f"{name} frame {wanted} is absent and the nearest is {near} (frames {numbers[0]} to "
+                            f"{numbers[-1]}, --max-gap {max_gap})")  # fmt: skip
+        if near != wanted:
+            clip = clip.noted(f"{name} {wanted} has no file, nearest is {near}", **{name: near})
+    onset, offset = _number(clip.onset), _number(clip.offset)
+    if offset <= onset:
+        raise DataError(f"no frame on disk after onset {onset} up to offset {offset}")
+    if clip.apex is not None and not onset < clip.apex <= offset:
+        clip = clip.noted(f"apex {clip.apex} has no file between onset and offset", apex=None)
     return clip
 
 

@@ -23,6 +23,10 @@ from mepipe.errors import DataError
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 67 million; DFME's frames have 0.8
 MAX_BYTES = 256 << 20  # a single frame above this is no frame
 
+# Zero bytes in a row that a frame with a face in it cannot have: at best (optimised Huffman codes) they would be an
+# area of one colour of 350,000 px.  OpenCV decodes such a file to noise and says so only on the console.
+HOLE = bytes(2048)
+
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 
 
@@ -140,7 +144,10 @@ def damage(data: bytes) -> str:
         return "is empty"
     if data[:2] == b"\xff\xd8":
         # inside the scan 0xFF is always stuffed, so an end marker after the last start of scan is the real end
-        return "" if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "is a truncated JPEG"
+        scan = data.rfind(b"\xff\xda")
+        if data.rfind(b"\xff\xd9") < scan:
+            return "is a truncated JPEG"
+        return "is a JPEG with a hole, as an interrupted copy leaves it" if data.find(HOLE, scan) >= 0 else ""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "" if b"IEND" in data[-64:] else "is a truncated PNG"
     if data[:2] == b"BM":

@@ -91,7 +91,7 @@ class PrepareConfig(Checked):
     )
     corrections: bool = option(True, "apply the known corrections of the annotation (data_manifests)")
     jobs: int | None = option(None, "worker processes; default: all cores", low=1)
-    shard: str | None = option(None, "prepare only part I of N (1/4, 2/4, ...)", metavar="I/N")
+    shard: str | None = option(None, "prepare only part I of N, one part at a time in a workspace", metavar="I/N")
     dry_run: bool = option(False, "say what would be done and write nothing")
     force: bool = option(False, "redo clips that are up to date")
     strict: bool = option(False, "exit 1 if any clip is refused")

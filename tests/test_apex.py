@@ -20,6 +20,7 @@ from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.faces.align import SIZE
 from mepipe.settings import PrepareConfig
+from mepipe.synth import make_corpus
 
 METHODS = list(apex.SPOTTERS)
 WITH_CURVE = [m for m in METHODS if m != "midpoint"]
@@ -322,6 +323,22 @@ def test_evaluation_on_a_corpus_accounts_for_every_row(own_raw):
     table = "\n".join(found.lines())
     assert "residual" in table
     assert lost.name in table
+
+
+def test_the_command_compares_every_method_and_takes_the_options_of_prepare(made_raw, run_mepipe):
+    command = ("apex", "evaluate", "casme2", made_raw, "--limit", "2", "--jobs", "1")
+    done = run_mepipe(*command, "--json", "--no-corrections")
+    assert set(json.loads(done.stdout)["methods"]) == set(apex.SPOTTERS)
+    refused = run_mepipe(*command, "--sheet", "absent.xlsx")
+    assert refused.returncode in (1, 2)
+    assert "absent.xlsx" in refused.stderr
+
+
+def test_a_made_up_corpus_without_annotated_apexes_is_judged_by_its_truth(tmp_path):
+    make_corpus("smic-hs", tmp_path, subjects=1, clips=3, seed=5, jobs=1)
+    found = evaluate_corpus(get_corpus("smic-hs"), tmp_path, ["residual"], jobs=1)
+    assert len(found.used) == 3
+    assert found.scores["residual"].frames <= found.scores["midpoint"].frames
 
 
 def test_a_limited_evaluation_takes_clips_from_the_whole_annotation():

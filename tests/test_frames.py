@@ -39,8 +39,23 @@ def test_a_truncated_image_is_refused_not_half_grey(tmp_path, picture, suffix):
     whole = path.read_bytes()
     for share in (0.1, 0.5, 0.9, 0.99):
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(DataError, match=r"truncated|not an image|decoded"):
+        with pytest.raises(DataError, match=r"truncated|not an image|decoded|hole"):
             read_image(path)
+
+
+def test_a_jpeg_with_a_hole_is_refused_and_a_flat_one_is_not(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "img1.jpg"
+    cv2.imwrite(str(path), rng.integers(0, 256, (300, 400, 3), np.uint8))
+    whole = path.read_bytes()
+    third, half = len(whole) // 3, len(whole) // 2
+    path.write_bytes(whole[:third] + bytes(half - third) + whole[half:])
+    with pytest.raises(DataError, match="with a hole"):
+        read_image(path)
+    for quality in (30, 95, 100):
+        flat = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        cv2.imwrite(str(path), np.full((480, 640, 3), 128, np.uint8), flat)
+        assert read_image(path).shape == (480, 640, 3)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello, I am a text", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM"])

@@ -215,6 +215,42 @@ def test_absent_frames_are_replaced_by_near_ones_visibly_or_refused(own_raw, tmp
     assert summary.counts == {"ok": 6, "repaired": 2, "refused": 1}
 
 
+@pytest.mark.parametrize("name", ["apex", "offset"])
+def test_an_apex_or_offset_far_from_any_file_refuses_the_clip(own_raw, tmp_path, name):
+    """A clip that was unpacked by half must not lend its last frame as the apex."""
+    half = clip_folder(own_raw)
+    onset, apex, offset = annotated(own_raw, half)[3:6]
+    keep_to = onset + 1 if name == "apex" else offset - 4
+    for n in range(keep_to + 1, offset + 20):
+        (half / f"img{n}.jpg").unlink(missing_ok=True)
+    prepare(own_raw, tmp_path)
+    (row,) = [r for r in rows(tmp_path) if (r["subject"], r["clip"]) == (half.parent.name, half.name)]
+    assert row["status"] == "refused"
+    absent = {"apex": apex, "offset": offset}[name]
+    assert row["reason"].startswith(f"{name} frame {absent} is absent and the nearest is {keep_to}")
+
+
+def test_an_offset_near_a_file_is_moved_there_and_told(own_raw, tmp_path):
+    short = clip_folder(own_raw)
+    offset = annotated(own_raw, short)[5]
+    for n in range(offset - 1, offset + 20):
+        (short / f"img{n}.jpg").unlink(missing_ok=True)
+    prepare(own_raw, tmp_path)
+    (row,) = [r for r in rows(tmp_path) if (r["subject"], r["clip"]) == (short.parent.name, short.name)]
+    assert (row["status"], row["offset"]) == ("repaired", str(offset - 2))
+    assert f"offset {offset} has no file, nearest is {offset - 2}" in row["reason"]
+
+
+def test_a_part_does_not_keep_rows_that_the_annotation_has_lost(own_raw, tmp_path):
+    prepare(own_raw, tmp_path, shard="1/2")
+    prepare(own_raw, tmp_path, shard="2/2")
+    book = openpyxl.load_workbook(own_raw / SHEET)
+    book.active.delete_rows(2)
+    book.save(own_raw / SHEET)
+    prepare(own_raw, tmp_path, shard="1/2")
+    assert len(rows(tmp_path)) == 8
+
+
 def test_without_a_landmark_file_crops_come_from_the_box_and_say_so(made, tmp_path, monkeypatch):
     monkeypatch.setattr("mepipe.faces.landmarks.find_spec", lambda name: None)
 

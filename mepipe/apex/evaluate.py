@@ -6,10 +6,11 @@ and each method is asked for its apex without being told.  Clips left out are li
 
 from __future__ import annotations
 
+import csv
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,21 +129,21 @@ def evaluate_corpus(
 ) -> Evaluation:
     """Spot the apex of every clip of ``corpus`` in ``raw`` whose apex is annotated, and compare.
 
-    methods: spotters to compare, the midpoint is always among them; None: all.  limit: use this many
+    methods: spotters to compare, the midpoint is always among them; None or none: all.  limit: use this many
     clips, spread evenly over the annotation.  jobs: worker processes; None: all cores.  config: how faces
     are found, as for ``prepare_corpus``.  progress(done, total) is called after every clip.
     Raises UsageError for an unknown method or a number below 1, DataError when no clip can be used.
     """
     started = time.monotonic()
     config = config or PrepareConfig()
-    names = tuple(dict.fromkeys([BASELINE, *(SPOTTERS.names() if methods is None else methods)]))
+    names = tuple(dict.fromkeys([BASELINE, *(methods or SPOTTERS.names())]))
     for name in names:
         SPOTTERS.get(name)
     for option, value in (("--limit", limit), ("--jobs", jobs)):
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}", do="give 1 or more")
     context = Context.of(config)
-    clips = corpus.clips(raw, sheet=config.sheet, corrections=config.corrections)
+    clips = with_truth(corpus.clips(raw, sheet=config.sheet, corrections=config.corrections), raw)
     unusable = [s for c in clips if (s := _unusable(c))]
     wanted = spread([c for c in clips if not _unusable(c)], limit)
     results = _work(wanted, names, config, context, jobs, progress)
@@ -155,6 +156,17 @@ def evaluate_corpus(
     fps = [s.fps for s in used]
     scores = {name: Score.of([s.errors[name] for s in used], fps) for name in names}
     return Evaluation(corpus.name, scores, used, left_out, time.monotonic() - started)
+
+
+def with_truth(clips: Sequence[Clip], raw: Path) -> list[Clip]:
+    """``clips``; of a made-up corpus those without an annotated apex get that of its truth.csv."""
+    path = raw / "truth.csv"
+    if not path.is_file():
+        return list(clips)
+    with path.open(newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if (r.get("apex") or "").isdigit()]
+    truth = {(r.get("subject"), r.get("clip")): int(r["apex"]) for r in rows}
+    return [replace(c, apex=c.apex if c.apex is not None else truth.get((c.subject, c.name))) for c in clips]
 
 
 def _unusable(clip: Clip) -> Spotted | None:
