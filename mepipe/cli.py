@@ -100,6 +100,10 @@ def prepare(ws: Workspace, corpus: str, raw: Path, **options: Any) -> None:
 @click.option("--deep", is_flag=True, help="Decode every frame, not only what is needed.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Annotation sheet, if it is not under RAW.")
 @click.option("--corrections/--no-corrections", default=True, help="Apply the known corrections.")
+@click.option(
+    "--max-gap", type=click.IntRange(0), default=PrepareConfig.max_gap, show_default=True,
+    help="Most frames by which an annotated frame that is absent may be replaced, as in prepare.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def verify(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
     """Check the annotation and the folders of CORPUS in RAW; exit 1 when something must be put right."""

@@ -23,6 +23,9 @@ from mepipe.errors import DataError
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 67 million; DFME's frames have 0.8
 MAX_BYTES = 256 << 20  # a single frame above this is no frame
 
+MAX_DIGITS = 9  # of a frame number, its padding aside: a longer one is a time stamp or a telephone number
+_COPY = re.compile(r"(.*[0-9]) ?\([0-9]{1,2}\)")  # how file managers name a second copy
+
 # Zero bytes in a row that a frame with a face in it cannot have: at best (optimised Huffman codes) they would be an
 # area of one colour of 350,000 px.  OpenCV decodes such a file to noise and says so only on the console.
 HOLE = bytes(2048)
@@ -72,7 +75,10 @@ class FrameFolder:
 
 
 def _numbered(folder: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """(frame number -> file name, number -> another name of the same number, where there are several)."""
+    """(frame number -> file name, number -> another name of the same number, where there are several).
+
+    A copy that a file manager made, ``img46 (1).jpg`` beside ``img46.jpg``, is another name of 46, and not frame 1.
+    """
     names: dict[int, str] = {}
     doubles: dict[int, str] = {}
     try:
@@ -80,13 +86,18 @@ def _numbered(folder: Path) -> tuple[dict[int, str], dict[int, str]]:
             found = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
     except OSError as e:
         raise DataError(f"cannot read {folder}: {e.strerror}", do="check the path and its permissions") from e
+    there = set(found)
     for name in found:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path objects for 70 frames a clip cost more than the scan
-        digits = re.findall(r"[0-9]+", stem)
-        if suffix.lower() in IMAGE_SUFFIXES and digits and len(digits[-1]) < 10:
-            number = int(digits[-1])
-            if number in names:
-                doubles.setdefault(number, name)
+        copied = _COPY.fullmatch(stem)
+        copied = copied if copied and copied[1] + suffix in there else None
+        digits = re.findall(r"[0-9]+", copied[1] if copied else stem)
+        if suffix.lower() not in IMAGE_SUFFIXES or not digits or len(digits[-1].lstrip("0")) > MAX_DIGITS:
+            continue
+        number = int(digits[-1])
+        if copied or number in names:
+            doubles.setdefault(number, name)
+        if not copied:
             names.setdefault(number, name)
     return names, doubles
 

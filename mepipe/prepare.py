@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from mepipe.clipwork import ClipTask, Context, Record, prepare_clip, start_worker
+from mepipe.clipwork import ClipTask, Context, Record, needed_frames, prepare_clip, settle_frames, start_worker
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.faces.find import fits
+from mepipe.frames import FrameFolder
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 from mepipe.verify import places
@@ -74,7 +75,7 @@ def prepare_corpus(
     left_over = places(corpus, all_clips, folders)["left_over"]
     clips = own_part(all_clips, config.shard)
     if config.dry_run:
-        planned_records = [planned(c) for c in clips]
+        planned_records = [planned(c, config) for c in clips]
         return Summary(corpus.name, planned_records, 0.0, 0, ws.prepared(corpus.name), left_over, dry_run=True)
     with ws.lock(f"prepare-{corpus.name}"):
         folder = make_folder(ws.prepared(corpus.name))
@@ -83,7 +84,7 @@ def prepare_corpus(
         records = _second_look(folder, clips, records, config, context)
         drop_refused(folder, records)
         seconds = time.monotonic() - started
-        write_results(folder, records, config, context, raw)
+        write_results(folder, all_clips, records, config, context, raw)
     return Summary(corpus.name, records, seconds, reused, folder, left_over)
 
 
@@ -104,8 +105,15 @@ def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
     return [c for c in clips if places[c.subject, c.name] % n == i - 1]
 
 
-def planned(clip: Clip) -> Record:
-    """What a dry run says of a clip: the same verdict as far as the annotation and the folders tell."""
+def planned(clip: Clip, config: PrepareConfig) -> Record:
+    """What a dry run says of a clip: the same verdict as far as the annotation and the names of its files tell."""
+    if not clip.problem and clip.frames is not None:
+        try:
+            numbers = FrameFolder(clip.frames).numbers
+            clip = settle_frames(clip, numbers, config.max_gap)
+            needed_frames(clip, numbers, config.frames)
+        except DataError as e:
+            clip = clip.refused(str(e))
     status = "refused" if clip.problem else "repaired" if clip.notes else "ok"
     return Record.of(clip, status=status, reason=clip.problem or "; ".join(clip.notes))
 
@@ -184,11 +192,13 @@ def drop_refused(folder: Path, records: list[Record]) -> None:
 # --- results ---------------------------------------------------------------------------------------
 
 
-def write_results(folder: Path, records: list[Record], config: PrepareConfig, context: Context, raw: Path) -> None:
-    """clips.csv (one row per annotation row) and prepare.json (settings, versions)."""
-    if config.shard:  # a part: keep the rows that other parts have written
-        mine = {(r.subject, r.clip) for r in records}
-        records = [r for r in read_records(folder) if (r.subject, r.clip) not in mine] + records
+def write_results(
+    folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig, context: Context, raw: Path
+) -> None:
+    """clips.csv (one row per annotation row) and prepare.json (settings, versions). clips: the whole annotation."""
+    if config.shard:  # a part: keep the rows that other parts have written, as far as the annotation still has them
+        others = {(c.subject, c.name) for c in clips} - {(r.subject, r.clip) for r in records}
+        records = [r for r in read_records(folder) if (r.subject, r.clip) in others] + records
     write_text(folder / "clips.csv", to_csv(records))
     provenance = {"settings": config.as_dict(), **asdict(context), "raw": str(raw), "finished": time.strftime("%F %T")}
     write_json(folder / "prepare.json", provenance)

@@ -14,22 +14,39 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mepipe.datasets.base import BAD_ROW, CORRECTION, NO_APEX, NO_FRAME, ODD_ORDER, OUTSIDE, Clip, Corpus, FrameFolders
+from mepipe.clipwork import needed_frames, settle_frames
+from mepipe.datasets.base import (
+    BAD_ROW,
+    CORRECTION,
+    DUPLICATE,
+    NO_APEX,
+    NO_FOLDER,
+    NO_FRAME,
+    NO_SPAN,
+    OUTSIDE,
+    UNKNOWN_EMOTION,
+    Clip,
+    Corpus,
+    FrameFolders,
+    blamed,
+)
 from mepipe.datasets.composite import key, of_corpus
 from mepipe.datasets.folders import loose
 from mepipe.datasets.manifests import Count
 from mepipe.errors import DataError
-from mepipe.frames import FrameFolder, damage, nearest, read_image
+from mepipe.frames import FrameFolder, damage, read_image
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 
-MUST_FAIL = ("no annotation", "clip folder absent", NO_FRAME, "unknown emotion", "duplicate clip", BAD_ROW)
-CORRECTED, NEAREST, LEFT_OVER, COUNTS = (
-    "correction applied", "frame nearest", "clip on disk without a row", "counts that differ from the published ones",
+MUST_FAIL = ("no annotation", NO_FOLDER, NO_FRAME, UNKNOWN_EMOTION, DUPLICATE, BAD_ROW, NO_SPAN)
+CORRECTED, NEAREST, ODD_ORDER, LEFT_OVER, COUNTS = (
+    "correction applied", "frame nearest", "odd order", "clip on disk without a row",
+    "counts that differ from the published ones",
 )  # fmt: skip
 SPOTTED, REPAIRED, DAMAGED, DOUBLED = "apex not coded", "row repaired", "damaged frame", "frame number twice"
 WARN = (CORRECTED, NEAREST, ODD_ORDER, SPOTTED, REPAIRED, DAMAGED, DOUBLED, LEFT_OVER, COUNTS)
@@ -53,9 +70,9 @@ class Finding:
 class Verification:
     """What ``verify_corpus`` found.
 
-    counts: rows, usable (can be prepared), repaired (of these), refused, subjects, folders (of images),
-    named (by a row), copies (of a named one), left_over, other, images (opened), and the dictionaries
-    emotions and splits.
+    counts: rows, usable (can be prepared), repaired (of these), refused, subjects, folders (of images, and of clips
+    that hold none), named (by a row), copies (of a named one), left_over, other, images (opened), and the
+    dictionaries emotions, splits and taken_from (the place that won, and of how many copies).
     """
 
     corpus: str
@@ -87,6 +104,9 @@ class Verification:
                          f"{c['refused']} refused; {c['subjects']} subjects")  # fmt: skip
             lines.append(f"  folders  {c['folders']}: {c['named']} named by a row, {c['copies']} copies of these, "
                          f"{c['left_over']} without a row, {c['other']} of other things")  # fmt: skip
+            if c["taken_from"]:
+                won = ", ".join(f"{place} ({n})" for place, n in c["taken_from"].items())
+                lines.append(f"  taken    where there are copies, the frames in {won}")
         for name in (*MUST_FAIL, *WARN):
             lines += _section(name, self.named(name), most)
         lines.append(f"{self.failed} must-fail, {len(self.findings) - self.failed} warnings ({self.seconds:.1f} s)")
@@ -134,12 +154,13 @@ def verify_corpus(
             usable.append(clip)
         if progress:
             progress(done, len(clips))
-    accounted = places(corpus, clips, folders)
-    findings += [Finding(LEFT_OVER, _below(p, folders), "no row of the annotation names it")
-                 for p in accounted["left_over"]]  # fmt: skip
-    findings += _of_counts(corpus, clips, usable)
+    with blamed(corpus, "counting its clips"):
+        accounted = places(corpus, clips, folders)
+        findings += [_left_over(p, folders) for p in accounted["left_over"]]
+        findings += _of_counts(corpus, clips, usable)
     counts = _counts(clips, usable, findings) | {name: len(found) for name, found in accounted.items()}
-    counts |= {"folders": len(folders.all), "images": images.opened}
+    counts |= {"folders": sum(map(len, accounted.values())), "images": images.opened}
+    counts["taken_from"] = taken_from(clips, accounted["copies"], folders)
     return Verification(corpus.name, raw, tuple(findings), counts, time.monotonic() - started)
 
 
@@ -149,7 +170,8 @@ def verify_corpus(
 def _of_row(clip: Clip) -> Iterator[Finding]:
     """What the annotation itself says about one clip: why it is refused, and how it was repaired."""
     if clip.problem:
-        yield Finding(clip.problem_kind, clip.id, clip.problem)
+        kind = clip.problem_kind  # a plug-in may have kinds of its own; what is refused must fail
+        yield Finding(kind if kind in MUST_FAIL else BAD_ROW, clip.id, clip.problem)
     for note in clip.notes:
         if note.startswith(CORRECTION):
             yield Finding(CORRECTED, clip.id, note.removeprefix(CORRECTION))
@@ -237,33 +259,24 @@ def _of_frames(clip: Clip, images: Images, max_gap: int) -> Iterator[Finding]:
         return
     if doubled := folder.doubled():
         yield Finding(DOUBLED, clip.id, doubled)
-    annotated = {"onset": clip.onset, "apex": clip.apex, "offset": clip.offset}
-    found = {name: nearest(folder.numbers, n) for name, n in annotated.items() if n is not None}
-    yield from _absent(clip, annotated, found, folder, max_gap)
-    needed = {found["onset"], found.get("apex", found["offset"])}
-    damaged = images.damaged(folder, needed)
+    try:  # what prepare does, so that the two cannot disagree
+        settled = settle_frames(clip, folder.numbers, max_gap)
+        span = needed_frames(replace(settled, apex=None), folder.numbers, "onset-apex")
+    except DataError as e:
+        yield Finding(NO_FRAME, clip.id, str(e))
+        return
+    for note in settled.notes[len(clip.notes) :]:
+        yield Finding(NEAREST, clip.id, note)
+    needed = {settled.onset, settled.apex} - {None}
+    damaged = images.damaged(folder, needed | ({settled.offset} - {None} if settled.apex is None else set()))
     for number, why in damaged.items():
         if number in needed:
             yield Finding(NO_FRAME, clip.id, why)
-    rest = [n for n in damaged if n not in needed and clip.onset <= n <= clip.offset]
-    if rest:
+    rest = [n for n in span if n in damaged and n not in needed]
+    if settled.apex is None and len(span) - len(rest) < 2:
+        yield Finding(NO_FRAME, clip.id, f"no undamaged frame after the onset: {damaged[rest[0]]}")
+    elif rest:
         yield Finding(DAMAGED, clip.id, f"{len(rest)} between onset and offset, such as {damaged[rest[0]]}")
-
-
-def _absent(
-    clip: Clip, annotated: dict[str, int | None], found: dict[str, int], folder: FrameFolder, max_gap: int
-) -> Iterator[Finding]:
-    """Annotated frames that have no file. An onset farther than ``max_gap`` from any refuses the clip."""
-    span = f"(files {folder.numbers[0]} to {folder.numbers[-1]})"
-    for name, number in found.items():
-        gap = abs(number - (annotated[name] or 0))
-        text = f"{name} {annotated[name]} has no file, nearest is {number} {span}"
-        if gap > max_gap and name == "onset":
-            yield Finding(NO_FRAME, clip.id, f"{text}, more than {max_gap} away")
-        elif gap > max_gap and name == "apex":
-            yield Finding(NEAREST, clip.id, f"{text}, more than {max_gap} away: the apex will be spotted")
-        elif gap:
-            yield Finding(NEAREST, clip.id, text)
 
 
 # --- the corpus as a whole -------------------------------------------------------------------------
@@ -274,26 +287,56 @@ def places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dict
     (a clip without a row), ``other`` (what the corpus says is no clip of it).
     """
     named = {c.frames for c in clips if c.frames}
-    subjects: dict[str, set[str]] = {}
-    for c in clips:
-        subjects.setdefault(loose(c.name), set()).add(loose(c.subject))
+    taken = _taken(clips)
     found: dict[str, list[Path]] = {"named": [], "copies": [], "left_over": [], "other": []}
-    for folder in folders.all:
-        *above, last = map(loose, folders.parts(folder))
+    # of folders without an image only those among clips: others hold papers, scripts, landmarks
+    among = {f.parent for f in folders.all}
+    for folder in folders.all + [f for f in folders.imageless if f in named or f.parent in among]:
         if folder in named:
             place = "named"
         elif not corpus.is_clip_folder(folder, folders):
             place = "other"
-        elif any(s in above or last.startswith(s) for s in subjects.get(last, ())):
-            place = "copies"
         else:
-            place = "left_over"
+            place = "copies" if _original(folder, folders, taken) else "left_over"
         found[place].append(folder)
     return found
 
 
-def _below(folder: Path, folders: FrameFolders) -> str:
-    return str(folder.relative_to(folders.raw))
+def _taken(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """Loose name -> the clips of that name that have a folder: only of these there can be copies."""
+    taken: dict[str, list[Clip]] = {}
+    for c in clips:
+        if c.frames:
+            taken.setdefault(loose(c.name), []).append(c)
+    return taken
+
+
+def _original(folder: Path, folders: FrameFolders, taken: dict[str, list[Clip]]) -> Clip | None:
+    """The clip of which ``folder`` is a copy, by its subject and name; None when it is none."""
+    *above, last = map(loose, folders.parts(folder))
+    return next((c for c in taken.get(last, ()) if (s := loose(c.subject)) in above or last.startswith(s)), None)
+
+
+def taken_from(clips: Sequence[Clip], copies: Sequence[Path], folders: FrameFolders) -> dict[str, int]:
+    """Of clips that lie in several places: the place whose frames are taken -> how many copies lie elsewhere.
+
+    A place is named down to the first folder in which it differs from that of the copy.
+    """
+    taken = _taken(clips)
+    won: Counter[str] = Counter()
+    for copy in copies:
+        original = _original(copy, folders, taken)
+        if original and original.frames:
+            ours, theirs = (p.relative_to(folders.raw).parts for p in (original.frames, copy))
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+            won["/".join(ours[: same + 1])] += 1
+    return dict(won)
+
+
+def _left_over(folder: Path, folders: FrameFolders) -> Finding:
+    where = str(folder.relative_to(folders.raw))
+    nothing = "" if folder in folders.filled or folder in folders.all else ", and it holds files but no image"
+    return Finding(LEFT_OVER, where, f"no row of the annotation names it{nothing}")
 
 
 def _counts(clips: Sequence[Clip], usable: Sequence[Clip], findings: Sequence[Finding]) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from mepipe.datasets.folders import FrameFolders, loose
 from mepipe.datasets.listing import known_corpora, listing
 from mepipe.datasets.manifests import corrections, published_counts
 from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.frames import FrameFolder
+from mepipe.prepare import prepare_corpus
+from mepipe.settings import PrepareConfig
+from mepipe.workspace import Workspace
 
 ALL = ["casme2", "samm", "smic-hs", "smic-vis", "smic-nir", "dfme", "casme3", "mmew", "4dme"]
 
@@ -211,6 +215,101 @@ def test_no_smic_at_all_says_what_was_expected(tmp_path):
         clips("smic-hs", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["smic-hs", "SMIC-HS", "hs", "SMIC", "x"])
+def test_the_camera_named_nearest_above_a_clip_decides_and_not_what_raw_is_called(tmp_path, name):
+    """A clip that HS lacks must not be taken from VIS because RAW itself is called smic-hs."""
+    raw = tiny.smic(tmp_path / name, [SHORT])
+    tiny.smic(raw, [("s11_ne_01", 1, 9, "negative")], camera="VIS")
+    assert [c.name for c in clips("smic-hs", raw)] == ["s1_ne_01"]
+    assert [c.name for c in clips("smic-vis", raw)] == ["s11_ne_01"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_folder_of_one_camera_is_refused_as_another_however_it_is_given(tmp_path, monkeypatch, link):
+    tiny.smic(tmp_path, [SHORT], camera="VIS", top=".")
+    raw = tmp_path / "VIS"
+    if link:
+        (tmp_path / "mine").symlink_to(raw, target_is_directory=True)
+        raw = tmp_path / "mine"
+    monkeypatch.chdir(raw)
+    for given in (raw, Path()):
+        with pytest.raises(UsageError, match="no clip of SMIC-HS and is called after VIS; ask for smic-vis, or give"):
+            clips("smic-hs", given)
+        assert only("smic-vis", given).name == "s1_ne_01"
+
+
+def test_a_copy_made_by_a_file_manager_does_not_become_the_onset(tmp_path):
+    raw = tiny.smic(tmp_path / "raw", [SHORT])
+    folder = next(raw.rglob("s1_ne_01"))
+    shutil.copy(folder / "image559740.bmp", folder / "image559740 (1).bmp")
+    clip = only("smic-hs", raw)
+    assert (clip.onset, clip.offset, clip.problem) == (559740, 559775, "")
+    doubled = FrameFolder(folder).doubled()
+    assert doubled == "frame numbers with several files: 1, such as image559740.bmp (used) and image559740 (1).bmp"
+    (folder / "image559741 (1).bmp").write_bytes(b"x")
+    (folder / "preview_2.png").write_bytes(b"x")
+    clip = only("smic-hs", raw)
+    assert (clip.onset, clip.offset) == (559740, 559775)
+    assert clip.notes == (
+        "images left out of onset and offset: 2, such as image559741 (1).bmp (not image<number>)",
+    )  # fmt: skip
+
+
+def test_frames_numbered_in_brackets_alone_are_frames(tmp_path):
+    assert FrameFolder(tiny.frames(tmp_path, (1, 2, 10), "clip ({}).jpg")).numbers == [1, 2, 10]
+
+
+def test_renamed_smic_frames_and_a_jump_in_their_numbers_are_told(tmp_path):
+    raw = tmp_path / "raw" / "HS"
+    tiny.frames(raw / "s1_ne_01", (3, 40), "frame{}.bmp")
+    tiny.frames(raw / "s1_ne_02", (100, 130, 1130, 1131, 2132), "image{:06d}.bmp")
+    first, second = clips("smic-hs", raw)
+    assert (first.onset, first.offset) == (3, 40)
+    assert "no image is called image<number>" in first.notes[0]
+    assert second.notes == ("the frame numbers jump from 1131 to 2132: check that this is one recording",)
+
+
+def test_a_raw_name_that_says_extended_does_not_decide_over_the_layout_below(tmp_path):
+    raw = tiny.smic(tmp_path / "smic-e", [SHORT])
+    assert only("smic-hs", raw).measured
+    extended = tiny.smic_e(tmp_path / "SMIC_all", [("s1_ne_01", "negative", [(50, 60)])])
+    assert not only("smic-hs", extended).measured
+
+
+@pytest.mark.parametrize(("clip", "short", "sheet"), [("s8_ne_01", 252626, 252644), ("s2_sur_05", 219114, 219124)])
+def test_the_disputed_onsets_of_smic_are_read_off_the_folder_and_never_corrected(tmp_path, clip, short, sheet):
+    """SLSTT has the first number, SAC2-Net or xiazhaoqiang the second: neither is imposed on the other."""
+    emotion = {"ne": "negative", "sur": "surprise"}[clip.split("_")[1]]
+    raw = tiny.smic_e(tmp_path / "raw", [(clip, emotion, [(sheet, sheet + 30)])])
+    assert (only("smic-hs", raw).onset, only("smic-hs", raw).notes) == (sheet, ())
+    tiny.smic(raw, [(clip, short, sheet + 30, emotion)])
+    assert (only("smic-hs", raw).onset, only("smic-hs", raw).notes) == (short, ())
+
+
+def test_s9_sur_03_has_no_face_and_is_refused_unless_a_box_is_given(tmp_path):
+    """A detector finds no face in the real clip: it is named, never cropped by guess."""
+    import cv2
+    import numpy as np
+
+    raw = tiny.smic(tmp_path / "raw", [("s9_sur_03", 100, 120, "surprise")])
+    flat = np.full((480, 640, 3), 90, np.uint8)
+    for file in next(raw.rglob("s9_sur_03")).iterdir():
+        cv2.imwrite(str(file), flat)
+
+    def record(**options):
+        ws = Workspace(tmp_path / f"work-{options.get('detector', 'dlib')}")
+        return prepare_corpus(ws, get_corpus("smic-hs"), raw, PrepareConfig(jobs=1, **options)).records[0]
+
+    refused = record()
+    assert (refused.status, refused.clip) == ("refused", "s9_sur_03")
+    assert "no face" in refused.reason
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("subject,clip,x,y,width,height\ns9,s9_sur_03,200,100,200,200\n")
+    given = record(detector="given", detector_file=str(boxes))
+    assert (given.status, given.box) == ("repaired", (200.0, 100.0, 200.0, 200.0))
+    assert given.reason == "apex spotted at 110 among 2 frames by residual"
+
+
 # --- DFME ------------------------------------------------------------------------------------------
 
 PARTS = [
@@ -244,6 +343,17 @@ def test_dfme_sheets_may_be_given_as_a_folder_or_one_by_one(tmp_path):
         clips("dfme", raw, sheet=tmp_path / "none")
     with pytest.raises(DataError, match="no annotation sheet"):
         clips("dfme", raw)
+
+
+def test_a_dfme_sheet_whose_name_does_not_say_its_part_is_refused(tmp_path):
+    raw = tiny.dfme(tmp_path / "raw", PARTS)
+    sheet = raw / "full_release_annotation" / "full_release_annotation" / "training_full_with_AU.xlsx"
+    (tmp_path / "given").mkdir()
+    for given in ("neutral.xlsx", "given/all_full_with_AU.xlsx"):
+        shutil.copy(sheet, tmp_path / given)
+        place = tmp_path / given if given == "neutral.xlsx" else tmp_path / "given"
+        with pytest.raises(DataError, match=r"xlsx does not say which part it is; call it train\.\.\., testA"):
+            clips("dfme", raw, sheet=place)
 
 
 def test_dfme_never_takes_frames_from_another_part(tmp_path):
@@ -316,7 +426,7 @@ def test_casme3_odd_rows_are_repaired_and_say_so(tmp_path, row, apex, offset, sa
 
 def test_casme3_onset_after_its_offset_is_refused_by_its_row(tmp_path):
     clip = only("casme3", tiny.casme3(tmp_path / "raw", [("spNO.9", "b", 3647, 2668, 2700, "fear")]))
-    assert (clip.problem_kind, clip.id) == ("odd order", "spNO.9/b_3647")
+    assert (clip.problem_kind, clip.id) == ("offset not after onset", "spNO.9/b_3647")
 
 
 def test_an_old_xls_file_is_told_from_a_damaged_one(tmp_path):
@@ -339,11 +449,22 @@ def test_mmew_lies_by_emotion_or_by_subject(tmp_path, by_subject, subject):
 @pytest.mark.parametrize(
     ("cell", "emotion", "label3"),
     [("Positive", "positive", "positive"), ("Negative + Repression", "negative+repression", "negative"),
-     ("positive, surprise", "positive+surprise", ""), ("Others", "others", "")],
+     ("positive, surprise", "positive+surprise", ""), ("Others", "others", ""),
+     ("Positive Surprise", "positive+surprise", ""), (" positive  SURPRISE ", "positive+surprise", ""),
+     ("negative\nsurprise", "negative+surprise", ""), ("Negative AND Repression", "negative+repression", "negative")],
 )  # fmt: skip
 def test_4dme_several_emotions_have_a_label_where_they_agree(tmp_path, cell, emotion, label3):
     clip = only("4dme", tiny.fourdme(tmp_path / "raw", [("S13", "001_01_1", 5, 9, 20, cell)]))
     assert (clip.id, clip.emotion, clip.label3, clip.label7) == ("S13/001_01_1", emotion, label3, "")
+
+
+@pytest.mark.parametrize("cell", ["sub12", 12, "12", "SUB12", "sub012", "S12"])
+def test_4dme_a_subject_is_called_as_its_folder_however_the_sheet_spells_it(tmp_path, cell):
+    raw = tiny.fourdme(tmp_path / "raw", [("sub12", "clip_0", 5, 9, 20, "Positive")])
+    tiny.frames(raw / "gray_micro" / "sub112" / "clip_0", (5, 9, 20))
+    edit(raw / "4DME_Labelling_Micro_release v1.xlsx", {"A2": cell})
+    clip = only("4dme", raw)
+    assert (clip.id, clip.problem, clip.frames.parent.name) == ("sub12/clip_0", "", "sub12")
 
 
 def test_4dme_unknown_emotions_are_refused(tmp_path):
@@ -468,6 +589,167 @@ def test_ids_of_all_corpora_together_never_collide(tmp_path):
     assert not any(c.problem for c in found)
 
 
+def casme2_row(*rows, raw):
+    return tiny.casme2(raw, [("01", name, onset, 59, 86, "happiness") for name, onset in rows])
+
+
+@pytest.mark.parametrize("name", ["raw", "data"])
+def test_raw_frames_are_preferred_by_what_lies_below_raw_not_by_what_raw_is_called(tmp_path, name):
+    """The README's own example is ./raw: with it every folder would be raw."""
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / name)
+    shutil.copytree(raw / "CASME2_RAW_selected", raw / "Cropped")
+    assert only("casme2", raw).frames == raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+
+
+def test_an_empty_raw_folder_does_not_beat_filled_crops(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    shutil.move(raw / "CASME2_RAW_selected", raw / "Cropped")
+    (raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f").mkdir(parents=True)
+    assert only("casme2", raw).frames == raw / "Cropped" / "sub01" / "EP02_01f"
+    (raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f" / "readme.txt").write_text("moved")
+    assert only("casme2", raw).frames == raw / "Cropped" / "sub01" / "EP02_01f"
+
+
+def test_of_two_equal_copies_the_first_by_path_is_taken_for_all_clips(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), ("EP03_02", 46), raw=tmp_path / "x")
+    for top in ("B_RAW", "A_RAW", "a_RAW_2"):
+        shutil.copytree(raw / "CASME2_RAW_selected", raw / top)
+    assert {c.frames.parts[-3] for c in clips("casme2", raw)} == {"A_RAW"}
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    """Corpora lie on a shared disk, and RAW is a folder of links."""
+    store = casme2_row(("EP02_01f", 46), raw=tmp_path / "store")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "frames").symlink_to(store / "CASME2_RAW_selected", target_is_directory=True)
+    (raw / "sheets").symlink_to(store, target_is_directory=True)
+    clip = only("casme2", raw)
+    assert (clip.frames, clip.problem) == (raw / "frames" / "sub01" / "EP02_01f", "")
+
+
+def test_links_that_lead_back_are_followed_to_each_folder_once(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "raw")
+    folder = raw / "CASME2_RAW_selected" / "sub01"
+    outside = tiny.frames(tmp_path / "outside" / "sub02" / "EP01_11f", (1,)).parent
+    for place, target in (
+        (raw / "a_self", raw), (folder / "up", folder.parent), (folder / "above", tmp_path), (raw / "disk", "/"),
+        (raw / "again", folder), (raw / "sub02", outside), (raw / "z_sub02", outside), (outside / "back", outside),
+        (outside / "home", raw), (raw / "dead", tmp_path / "none"),
+    ):  # fmt: skip
+        place.symlink_to(target, target_is_directory=True)
+    assert FrameFolders(raw).all == [folder / "EP02_01f", raw / "sub02" / "EP01_11f"]
+
+
+def test_two_rows_of_one_folder_are_not_two_clips(tmp_path):
+    raw = casme2_row(("EP99_01", 46), raw=tmp_path / "x")
+    tiny.sheet(raw / "CASME2-coding-20190701.xlsx", tiny.CASME2, [
+        ("01", "EP99_1", None, 46, 59, 86, None, "4", "happiness"),
+        ("01", "EP99_01", None, 47, 59, 86, None, "4", "disgust"),
+    ])  # fmt: skip
+    first, second = clips("casme2", raw)
+    assert (first.problem, second.problem_kind) == ("", "duplicate clip")
+    assert "row 3: its frames are those of sub01/EP99_1 of CASME2-coding-20190701.xlsx [Sheet1] row 2" in second.problem
+
+
+def test_a_video_of_casme3_may_hold_many_clips_but_none_twice(tmp_path):
+    rows = [("spNO.1", "a", 112, 120, 130, "fear"), ("spNO.1", "A", 112, 121, 130, "fear"),
+            ("spNO.1", "a", 300, 310, 320, "fear")]  # fmt: skip
+    found = clips("casme3", tiny.casme3(tmp_path / "raw", rows))
+    assert [c.problem_kind for c in found] == ["", "duplicate clip", ""]
+
+
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [(("sub1/EP02_01f", "sub001/EP02_01f"), "sub001/EP02_01f and sub1/EP02_01f may both be sub01/EP02_01f"),
+     (("sub01/EP2_01f", "sub01/EP02_1f"), "sub01/EP02_1f and sub01/EP2_01f may both be sub01/EP02_01f")],
+)  # fmt: skip
+def test_two_paddings_of_one_name_are_ambiguous_and_both_named(tmp_path, places, named):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    shutil.rmtree(raw / "CASME2_RAW_selected")
+    for place in places:
+        tiny.frames(raw / place, (46, 59, 86))
+    clip = only("casme2", raw)
+    assert (clip.frames, clip.problem_kind) == (None, "clip folder absent")
+    assert clip.problem == f"{named}: rename or remove one"
+
+
+def test_the_newest_sheet_is_read_however_deep_it_lies(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    (raw / "a" / "b").mkdir(parents=True)
+    shutil.copy(raw / "CASME2-coding-20140508.xlsx", raw / "a" / "b" / "CASME2-coding-20190701.xlsx")
+    assert only("casme2", raw).where.startswith("CASME2-coding-20190701.xlsx")
+
+
+@pytest.mark.parametrize("width", [1, 10, 12, 40])
+def test_frames_of_any_padding_are_read_and_absurd_numbers_are_not(tmp_path, width):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    folder = raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    for file in folder.iterdir():
+        file.rename(folder / f"img{int(file.stem[3:]):0{width}d}.jpg")
+    tiny.frames(folder, (20140508123456, 10**9), "img{}.jpg")
+    assert FrameFolder(only("casme2", raw).frames).numbers == [46, 59, 86]
+
+
+def test_an_old_xls_file_where_an_xlsx_is_wanted_is_named(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    (raw / "CASME2-coding-20140508.xlsx").rename(raw / "CASME2-coding-20140508.xls")
+    with pytest.raises(DataError, match=r"coding-20140508\.xls is an old \.xls file; open it and save it as \.xlsx"):
+        clips("casme2", raw)
+
+
+def test_a_worksheet_of_headings_alone_does_not_hide_the_full_one(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    path = raw / "CASME2-coding-20140508.xlsx"
+    book = openpyxl.load_workbook(path)
+    book.create_sheet("Summary", 0).append([c.value for c in book["Sheet1"][1]])
+    book.save(path)
+    assert only("casme2", raw).where == "CASME2-coding-20140508.xlsx [Sheet1] row 2"
+    del book["Sheet1"]
+    book.save(path)
+    with pytest.raises(DataError, match="has a header but no rows"):
+        clips("casme2", raw)
+
+
+def test_a_folder_given_as_the_sheet_is_looked_through(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), raw=tmp_path / "x")
+    (tmp_path / "sheets" / "deep").mkdir(parents=True)
+    shutil.move(raw / "CASME2-coding-20140508.xlsx", tmp_path / "sheets" / "deep")
+    assert only("casme2", raw, sheet=tmp_path / "sheets").problem == ""
+    with pytest.raises(DataError, match=f"no annotation sheet in {re.escape(str(raw))}"):
+        clips("casme2", raw, sheet=raw)
+
+
+def test_a_dry_run_sees_what_the_folders_hold(tmp_path):
+    raw = casme2_row(("EP02_01f", 46), ("EP03_02", 46), ("EP04_01", 46), ("EP05_01", 46), raw=tmp_path / "x")
+    top = raw / "CASME2_RAW_selected" / "sub01"
+    for file in (top / "EP03_02").iterdir():
+        file.unlink()
+    (top / "EP04_01" / "img86.jpg").unlink()
+    (top / "EP05_01" / "img46.jpg").rename(top / "EP05_01" / "img45.jpg")
+    done = prepare_corpus(Workspace(tmp_path / "work"), get_corpus("casme2"), raw, PrepareConfig(dry_run=True))
+    assert [r.status for r in done.records] == ["ok", "refused", "refused", "repaired"]
+    assert "holds no numbered image" in done.records[1].reason
+    assert "offset frame 86 is absent" in done.records[2].reason
+
+
+@pytest.mark.parametrize(
+    ("subject", "clip", "frames"),
+    [("05", "EP16_04f", (141, 181, 181)), ("12", "EP09_06", (66, 111, 111)), ("20", "EP16_01", (71, 111, 111)),
+     ("25", "EP18_04f", (76, 116, 116))],
+)  # fmt: skip
+def test_the_four_clips_of_casme2_whose_apex_is_the_offset_are_left_alone(tmp_path, subject, clip, frames):
+    found = only("casme2", tiny.casme2(tmp_path / "raw", [(subject, clip, *frames, "disgust")]))
+    assert (found.onset, found.apex, found.offset) == frames
+    assert (found.problem, found.notes, found.apex_source) == ("", (), "annotated")
+
+
+def test_the_four_are_those_of_the_real_table(real_data):
+    rows = tiny.rows_of(real_data / "slstt_casme2_coding.csv")
+    equal = {(int(r["Subject"]), r["Filename"]) for r in rows if r["ApexFrame"] == r["OffsetFrame"]}
+    assert {(5, "EP16_04f"), (12, "EP09_06"), (20, "EP16_01"), (25, "EP18_04f")} <= equal
+
+
 # --- the real tables -------------------------------------------------------------------------------
 
 
@@ -550,6 +832,7 @@ def worked_example() -> str:
 def plugin(tmp_path, monkeypatch):
     """Install a package with one entry point; its corpus is gone again after the test."""
     monkeypatch.setattr(CORPORA, "_things", dict(CORPORA._things))
+    monkeypatch.setattr("mepipe.datasets._broken", {})
     place = tmp_path / "site"
 
     def install(code: str) -> None:
@@ -575,10 +858,28 @@ def test_a_package_adds_a_corpus_through_its_entry_point(plugin, tmp_path):
     assert "My corpus: 12 clips of 3 subjects, 120 fps" in listing()
 
 
-def test_a_plugin_that_does_not_load_is_named(plugin):
+def test_a_plugin_that_does_not_load_is_named_once_and_stops_nobody_else(plugin, tmp_path, capsys):
     plugin("raise RuntimeError('no licence file')")
-    with pytest.raises(MepipeError, match=r"plug-in mine \(my_corpora_of_a_test\) cannot be loaded: no licence file"):
-        list_corpora()
+    assert list_corpora() == ALL
+    says = "plug-in mine (my_corpora_of_a_test) cannot be loaded: RuntimeError: no licence file"
+    assert capsys.readouterr().err == f"warning: the corpus {says}; it is left out\n"
+    assert only("casme2", tiny.casme2(tmp_path / "raw", [("01", "EP02_01f", 46, 59, 86, "happiness")])).problem == ""
+    assert capsys.readouterr().err == ""
+    with pytest.raises(MepipeError, match=re.escape(says)):
+        get_corpus("mine")
+
+
+def test_what_a_plugin_raises_while_reading_is_told_as_its_own(plugin, tmp_path):
+    plugin(worked_example().replace("for row in", "raise KeyError('p1')\n        for row in"))
+    says = r"plug-in mine \(my_corpora_of_a_test\) failed while reading .*KeyError: 'p1'"
+    with pytest.raises(MepipeError, match=says):
+        clips("mine", tmp_path)
+
+
+def test_a_plugin_whose_counts_fail_is_named(plugin):
+    plugin(worked_example().replace("return [Count(", "return [1 / 0, Count("))
+    with pytest.raises(MepipeError, match=r"plug-in mine .* failed while listing its counts: ZeroDivisionError"):
+        listing()
 
 
 def edit(path, cells: dict[str, object]) -> None:

@@ -12,7 +12,10 @@ import tiny
 from mepipe import get_corpus
 from mepipe.errors import UsageError
 from mepipe.frames import read_image
+from mepipe.prepare import prepare_corpus
+from mepipe.settings import PrepareConfig
 from mepipe.verify import MUST_FAIL, WARN, glance, verify_corpus
+from mepipe.workspace import Workspace
 
 ROWS = [("01", "EP02_01f", 46, 59, 86, "happiness"), ("02", "EP01_11f", 46, 91, 166, "disgust")]
 PUBLISHED = "counts that differ from the published ones"
@@ -118,8 +121,11 @@ def test_an_onset_too_far_from_any_file(raw):
     (raw / "CASME2_RAW_selected" / "sub02" / "EP01_11f" / "img46.jpg").unlink()
     v = verify("casme2", raw)
     assert found(v) == [("no readable frame", "sub02/EP01_11f")]
-    assert "onset 46 has no file, nearest is 91 (files 91 to 166), more than 3 away" in v.findings[0].text
-    assert found(verify("casme2", raw, max_gap=45)) == [("frame nearest", "sub02/EP01_11f")]
+    assert "onset frame 46 is absent and the nearest is 91 (frames 91 to 166, --max-gap 3)" in v.findings[0].text
+    near = verify("casme2", raw, max_gap=45).named("frame nearest")
+    assert [f.text for f in near] == [
+        "onset 46 has no file, nearest is 91", "apex 91 has no file between onset and offset",
+    ]  # fmt: skip
 
 
 # --- warnings --------------------------------------------------------------------------------------
@@ -145,11 +151,116 @@ def test_frame_nearest(tmp_path):
     assert (v.counts["usable"], v.counts["repaired"], v.failed) == (1, 1, 0)
 
 
-@pytest.mark.parametrize(("apex", "offset"), [(40, 86), (46, 86), (90, 86), (50, 40)])
+@pytest.mark.parametrize(("apex", "offset"), [(40, 86), (46, 86), (90, 86)])
 def test_odd_order(tmp_path, apex, offset):
     v = verify("casme2", tiny.casme2(tmp_path, [("01", "EP02_01f", 46, apex, offset, "happiness")]))
     assert found(v) == [("odd order", "sub01/EP02_01f")]
     assert not v.failed
+
+
+@pytest.mark.parametrize("offset", [46, 40])
+def test_an_offset_that_is_not_after_the_onset_must_fail_for_prepare_refuses_it(tmp_path, offset):
+    v = verify("casme2", tiny.casme2(tmp_path, [("01", "EP02_01f", 46, 50, offset, "happiness")]))
+    assert found(v) == [("offset not after onset", "sub01/EP02_01f")]
+    assert (v.failed, v.counts["usable"], v.counts["refused"]) == (1, 0, 1)
+
+
+def test_a_kind_of_refusal_that_is_not_ours_must_fail_too(raw, monkeypatch):
+    """A plug-in's read may refuse under a name of its own."""
+    corpus = get_corpus("casme2")
+    read = corpus.read
+    monkeypatch.setattr(corpus, "read", lambda *a: (c.refused("the film is lost", "lost film") for c in read(*a)))
+    v = verify_corpus(corpus, raw)
+    assert {f.name for f in v.findings if f.name != PUBLISHED} == {"unreadable row"}
+    assert v.failed == 2
+
+
+@pytest.mark.parametrize("name", ["onset", "apex", "offset"])
+@pytest.mark.parametrize("gap", [0, 3, 4])
+def test_onset_apex_and_offset_each_need_a_file_within_the_gap(tmp_path, name, gap):
+    numbers = {"onset": 46, "apex": 59, "offset": 86}
+    raw = tiny.casme2(tmp_path, [("01", "EP02_01f", *numbers.values(), "happiness")])
+    folder = raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    (folder / f"img{numbers[name]}.jpg").rename(folder / f"img{numbers[name] + gap}.jpg")
+    v = verify("casme2", raw)
+    assert found(v) == {
+        0: [], 3: [("frame nearest", "sub01/EP02_01f")], 4: [("no readable frame", "sub01/EP02_01f")],
+    }[gap]  # fmt: skip
+    if gap:
+        assert f"{name} " in v.findings[0].text
+    assert found(verify("casme2", raw, max_gap=4)) == ([("frame nearest", "sub01/EP02_01f")] if gap else [])
+
+
+def test_verify_refuses_what_prepare_refuses_and_nothing_else(tmp_path):
+    """Over all ways to lose frames: the files that are left decide alike in both."""
+    rows = [("01", f"EP{n:02d}_01", 10, 14 if n % 3 else "/", 20, "happiness") for n in range(64)]
+    raw = tiny.casme2(tmp_path / "raw", rows)
+    for n in range(64):
+        folder = raw / "CASME2_RAW_selected" / "sub01" / f"EP{n:02d}_01"
+        shutil.rmtree(folder)
+        tiny.frames(folder, [f for bit, f in enumerate((6, 8, 13, 15, 23, 25)) if n >> bit & 1])
+    v = verify("casme2", raw)
+    config = PrepareConfig(dry_run=True)
+    planned = prepare_corpus(Workspace(tmp_path / "work"), get_corpus("casme2"), raw, config).records
+    refused = {f"{r.subject}/{r.clip}" for r in planned if r.status == "refused"}
+    assert refused == {f.where for f in v.findings if f.grade == "must-fail"}
+    assert 0 < len(refused) < 64
+    assert v.counts["usable"] == 64 - len(refused)
+
+
+def test_a_damaged_offset_of_a_clip_whose_apex_is_spotted_is_left_out(tmp_path):
+    raw = tiny.casme2(tmp_path, [("01", "EP02_01f", 46, "/", 86, "happiness")])
+    folder = tiny.frames(raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f", range(46, 87))
+    (folder / "img86.jpg").write_bytes(b"x")
+    assert found(verify("casme2", raw)) == [("apex not coded", "sub01/EP02_01f"), ("damaged frame", "sub01/EP02_01f")]
+    for n in range(47, 86):
+        (folder / f"img{n}.jpg").unlink()
+    assert verify("casme2", raw).failed == 1, "nothing is left among which to spot it"
+
+
+def test_the_gap_is_an_option_of_the_command(raw, run_mepipe):
+    folder = raw / "CASME2_RAW_selected" / "sub02" / "EP01_11f"
+    (folder / "img46.jpg").rename(folder / "img51.jpg")
+    assert run_mepipe("verify", "casme2", raw).returncode == 1
+    done = run_mepipe("verify", "casme2", raw, "--max-gap", 5)
+    assert (done.returncode, "frame nearest: 1" in done.stdout) == (0, True)
+
+
+def test_a_clip_folder_without_images_is_counted_and_named(raw):
+    clips = raw / "CASME2_RAW_selected"
+    (clips / "sub01" / "EP09_09").mkdir()
+    (clips / "sub01" / "EP09_09" / "film.avi").write_bytes(b"x")
+    (raw / "papers").mkdir()
+    (raw / "papers" / "yan2014.pdf").write_bytes(b"x")
+    v = verify("casme2", raw)
+    assert found(v) == [("clip on disk without a row", "CASME2_RAW_selected/sub01/EP09_09")]
+    assert v.findings[0].text.endswith("it holds files but no image")
+    assert (v.counts["folders"], v.counts["left_over"]) == (3, 1)
+    for file in (clips / "sub02" / "EP01_11f").iterdir():
+        file.rename(file.with_suffix(".gif"))
+    v = verify("casme2", raw)
+    assert ("no readable frame", "sub02/EP01_11f") in found(v)
+    assert "EP01_11f holds no numbered image" in v.findings[0].text
+    assert (v.counts["folders"], v.counts["named"]) == (3, 2)
+
+
+def test_where_there_are_copies_it_is_said_once_which_were_taken(raw):
+    shutil.copytree(raw / "CASME2_RAW_selected", raw / "Cropped" / "Cropped")
+    v = verify("casme2", raw)
+    assert v.counts["taken_from"] == {"CASME2_RAW_selected": 2}
+    assert "  taken    where there are copies, the frames in CASME2_RAW_selected (2)" in v.lines()
+
+
+def test_a_folder_of_one_part_of_dfme_in_another_is_left_over_not_a_copy(tmp_path):
+    rows = [("train", "sub0003", f"sub0003_0{n}", 1, 40, 109, "disgust", 500) for n in (1, 2)]
+    raw = tiny.dfme(tmp_path, rows)
+    shutil.move(raw / "train_data" / "train_data" / "sub0003_01", raw / "test_data_B" / "test_data_B" / "sub0003_01")
+    v = verify("dfme", raw)
+    assert found(v) == [
+        ("clip folder absent", "sub0003/sub0003_01"),
+        ("clip on disk without a row", "test_data_B/test_data_B/sub0003_01"),
+    ]
+    assert (v.counts["copies"], v.counts["left_over"]) == (0, 1)
 
 
 def test_the_folder_of_sub24_that_no_row_names(tmp_path):

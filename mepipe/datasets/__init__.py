@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from importlib import import_module, metadata
 
+from mepipe import progress
 from mepipe.datasets.base import CORPORA, Clip, Corpus
-from mepipe.errors import MepipeError
+from mepipe.errors import MepipeError, one_line
 
 __all__ = ["CORPORA", "Clip", "Corpus", "get_corpus", "list_corpora"]
 
 _MODULES = ("casme2", "samm", "smic", "dfme", "casme3", "mmew", "fourdme")
 
 
+_broken: dict[str, str] = {}  # the name of a plug-in's entry point -> why it cannot be loaded, told once
+
+
 def _load() -> None:
     for module in _MODULES:
         import_module(f"mepipe.datasets.{module}")
     for entry in metadata.entry_points(group="mepipe.corpora"):
+        if entry.name in _broken:
+            continue
         try:
             entry.load()
-        except Exception as e:  # somebody else's code: whatever it raises must name whose it is
-            do = "repair or uninstall the package that brings it"
-            raise MepipeError(f"the corpus plug-in {entry.name} ({entry.value}) cannot be loaded: {e}", do=do) from e
+        except Exception as e:  # somebody else's code must not stop the commands that do not need it
+            what = f"the corpus plug-in {entry.name} ({entry.value}) cannot be loaded: {type(e).__name__}: {e}"
+            _broken[entry.name] = one_line(what)
+            progress.say(f"warning: {_broken[entry.name]}; it is left out")
 
 
 def list_corpora() -> list[str]:
@@ -34,6 +41,11 @@ def list_corpora() -> list[str]:
 
 
 def get_corpus(name: str) -> Corpus:
-    """The corpus called ``name``. Raises UsageError that lists the valid names."""
+    """The corpus called ``name``.
+
+    Raises UsageError that lists the valid names, MepipeError when the plug-in of that name is broken.
+    """
     _load()
+    if name in _broken and name not in CORPORA:
+        raise MepipeError(_broken[name], do="repair or uninstall the package that brings it")
     return CORPORA.get(name)()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +18,7 @@ from mepipe.datasets.aus import AUs, parse_aus
 from mepipe.datasets.folders import IMAGE_SUFFIXES, FrameFolders
 from mepipe.datasets.manifests import Count, corrections, label_table, published_counts
 from mepipe.datasets.sheet import Row
-from mepipe.errors import DataError, UsageError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.registry import Registry
 from mepipe.workspace import safe_name
 
@@ -25,7 +26,7 @@ __all__ = ["CORPORA", "IMAGE_SUFFIXES", "Clip", "Corpus", "FrameFolders", "from_
 
 # Kinds of problems, by the names that `mepipe verify` prints.
 BAD_ROW, NO_FOLDER, UNKNOWN_EMOTION = "unreadable row", "clip folder absent", "unknown emotion"
-NO_FRAME, DUPLICATE, ODD_ORDER = "no readable frame", "duplicate clip", "odd order"
+NO_FRAME, DUPLICATE, NO_SPAN = "no readable frame", "duplicate clip", "offset not after onset"
 
 CORRECTION, NO_APEX, OUTSIDE = "correction: ", "apex cell ", " is outside (onset "  # how notes on a clip read
 
@@ -89,6 +90,7 @@ class Corpus:
     licence: ClassVar[str]  # where to apply for it
     layout: ClassVar[str]  # one example path
     sheet_names: ClassVar[tuple[str, ...]] = ()  # file name patterns, newest annotation first
+    folders_shared: ClassVar[bool] = False  # whether clips with different onsets may lie in one folder
 
     def clips(self, raw: str | Path, *, sheet: str | Path | None = None, corrections: bool = True) -> list[Clip]:
         """Every row of the annotation as a Clip, in its order, none left out.
@@ -106,10 +108,12 @@ class Corpus:
         if not raw.is_dir():
             raise UsageError(f"{raw} is not a folder", do="give the folder that holds the corpus as distributed")
         folders = FrameFolders(raw)
-        clips = [named(c) for c in self.read(raw, folders, Path(sheet) if sheet else None)]
-        if corrections:
-            clips = corrected(self.name, clips)
-        return marked_duplicates(on_disk(settle_apex(self.labelled(c)), folders) for c in clips), folders
+        with blamed(self, f"reading {raw}"):
+            clips = [named(c) for c in self.read(raw, folders, Path(sheet) if sheet else None)]
+            if corrections:
+                clips = corrected(self.name, clips)
+            settled = [on_disk(settle_apex(self.labelled(c)), folders) for c in clips]
+            return marked_duplicates(settled, self.folders_shared), folders
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
         """The clips as annotated. sheet: the user's ``--sheet``, None to look for it."""
@@ -137,15 +141,21 @@ class Corpus:
         return replace(clip, emotion=word, label3=table[word]["label3"], label7=table[word]["label7"])
 
     def find_sheet(self, folders: FrameFolders, given: Path | None) -> Path:
-        """The annotation: ``given``, else the best match of ``sheet_names`` below RAW. Raises DataError."""
-        if given is not None:
+        """The annotation: ``given``, else the best match of ``sheet_names`` below RAW. Raises DataError.
+
+        A folder that is ``given`` is looked through as RAW would be.
+        """
+        if given is not None and not given.is_dir():
             if not given.is_file():
                 raise UsageError(f"--sheet {given}: no such file")
             return given
-        found = best_sheet(folders.sheets, self.sheet_names)
+        place = FrameFolders(given) if given else folders
+        found = best_sheet(place.sheets, self.sheet_names)
         if found is None:
+            if old := best_sheet(place.sheets, [as_xls(pattern) for pattern in self.sheet_names]):
+                raise DataError(f"{self.title}: {old} is an old .xls file", do="open it and save it as .xlsx beside it")
             raise DataError(
-                f"{self.title}: no annotation sheet in {folders.raw} (looked for {', '.join(self.sheet_names)})",
+                f"{self.title}: no annotation sheet in {place.raw} (looked for {', '.join(self.sheet_names)})",
                 do="copy the sheet that came with your licence there, or pass --sheet PATH",
             )
         return found
@@ -155,16 +165,41 @@ CORPORA: Registry[type[Corpus]] = Registry("corpus")
 
 
 def best_sheet(sheets: Sequence[Path], patterns: Sequence[str]) -> Path | None:
-    """The sheet that fits the earliest pattern; of several the one least deep, then the last by name.
+    """The sheet that fits the earliest pattern; of several the newest by the date in its name, however deep.
 
-    The names carry dates, so the last is the newest.  Case does not matter.
+    Of one date (or without any) the one least deep, then the last by name.  Case does not matter.
     """
     for pattern in patterns:
         found = [s for s in sheets if fnmatch(s.name.casefold(), pattern.casefold())]
         if found:
-            least = min(len(s.parts) for s in found)
-            return max((s for s in found if len(s.parts) == least), key=lambda s: s.name)
+            return max(found, key=lambda s: (_edition(s.name), -len(s.parts), s.name))
     return None
+
+
+def _edition(name: str) -> str:
+    """The date in the name of a sheet, as 20140508; '' when there is none."""
+    found = re.search(r"(?<![0-9])(?:19|20)[0-9]{6}(?![0-9])", name)
+    return found[0] if found else ""
+
+
+def as_xls(pattern: str) -> str:
+    """A pattern for .xlsx files as one for .xls files; others stay as they are."""
+    return pattern.removesuffix("x") if pattern.endswith(".xlsx") else pattern
+
+
+@contextmanager
+def blamed(corpus: Corpus, doing: str) -> Iterator[None]:
+    """Whatever a corpus of another package raises is told as its own, by name. Raises MepipeError."""
+    try:
+        yield
+    except MepipeError:
+        raise
+    except Exception as e:
+        whose = type(corpus).__module__
+        if whose.split(".")[0] == "mepipe":
+            raise
+        what = f"the corpus plug-in {corpus.name} ({whose}) failed while {doing}: {type(e).__name__}: {e}"
+        raise MepipeError(what, do="repair or uninstall the package that brings it") from e
 
 
 # --- reading one row -------------------------------------------------------------------------------
@@ -266,28 +301,40 @@ def settle_apex(clip: Clip) -> Clip:
     if clip.problem or clip.onset is None or clip.offset is None:
         return clip
     if clip.offset <= clip.onset:
-        return clip.refused(f"{clip.where}: offset {clip.offset} is not after onset {clip.onset}", ODD_ORDER)
+        return clip.refused(f"{clip.where}: offset {clip.offset} is not after onset {clip.onset}", NO_SPAN)
     if clip.apex is not None and not clip.onset < clip.apex <= clip.offset:
         return clip.noted(f"apex {clip.apex}{OUTSIDE}{clip.onset}, offset {clip.offset}]", apex=None)
     return clip
 
 
 def on_disk(clip: Clip, folders: FrameFolders) -> Clip:
-    """``clip``, refused when it has no folder."""
+    """``clip``, refused when it has no folder, or several that may be meant."""
     if clip.frames:
         return clip
+    if several := folders.spellings(clip.subject, clip.name):
+        names = " and ".join(str(f.relative_to(folders.raw)) for f in several)
+        return clip.refused(f"{names} may both be {clip.id}: rename or remove one", NO_FOLDER)
     return clip.refused(f"no folder with frames for {clip.id} under {folders.raw}", NO_FOLDER)
 
 
-def marked_duplicates(clips: Iterable[Clip]) -> list[Clip]:
-    """The second and later rows of one subject and clip are refused; the first is kept."""
-    seen: dict[tuple[str, str], str] = {}
+def marked_duplicates(clips: Iterable[Clip], folders_shared: bool = False) -> list[Clip]:
+    """The second and later rows of one subject and clip, or of one folder, are refused; the first is kept.
+
+    folders_shared: a folder may hold several clips, if only their onsets differ.
+    """
+    names: dict[tuple[str, str], str] = {}
+    places: dict[tuple[Path, int | None], Clip] = {}
     out = []
     for clip in clips:
         key = (clip.subject.casefold(), clip.name.casefold())
-        if key in seen:
-            out.append(clip.refused(f"{clip.where} repeats {clip.id} of {seen[key]}", DUPLICATE))
-        else:
-            seen[key] = clip.where
-            out.append(clip)
+        if key in names:
+            out.append(clip.refused(f"{clip.where} repeats {clip.id} of {names[key]}", DUPLICATE))
+            continue
+        names[key] = clip.where
+        if clip.frames:
+            first = places.setdefault((clip.frames, clip.onset if folders_shared else None), clip)
+            if first is not clip:
+                why = f"{clip.where}: its frames are those of {first.id} of {first.where} ({clip.frames})"
+                clip = clip.refused(f"{why}; correct the name in one of the rows", DUPLICATE)
+        out.append(clip)
     return out

@@ -24,6 +24,7 @@ class Casme3(Corpus):
     fps = 30.0
     licence = "http://casme.psych.ac.cn/casme/e4 (Institute of Psychology, Chinese Academy of Sciences)"
     layout = "part_A/spNO.1/a/color/166.jpg + cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx"
+    folders_shared = True
     sheet_names = ("cas*3*part_A_ME_label*v2.xlsx", "cas*3*part_A*ME*.xlsx", "cas*3*part_A*.csv")
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:

@@ -32,6 +32,16 @@ def split_of(name: str) -> str:
     return next((split for split, pattern in _PART.items() if pattern.search(name.casefold())), "")
 
 
+def _part_of(sheet: Path) -> str:
+    """The split of a sheet. Raises DataError where its name does not say it: a clip's part must not be guessed."""
+    if split := split_of(sheet.name):
+        return split
+    raise DataError(
+        f"DFME-public: the name of {sheet} does not say which part it is",
+        do="call it train..., testA... or testB..., as training_full_with_AU.xlsx is",
+    )
+
+
 @CORPORA.register("dfme")
 class Dfme(Corpus):
     name = "dfme"
@@ -52,17 +62,17 @@ class Dfme(Corpus):
             yield self._clip(row, split, folders)
 
     def sheets(self, folders: FrameFolders, given: Path | None) -> dict[str, Path]:
-        """Split -> its sheet, as far as they are there. Raises DataError when none is."""
+        """Split -> its sheet, as far as they are there. Raises DataError when none is, or when none says its part."""
         if given is not None and not given.is_dir():
-            return {split_of(given.name): self.find_sheet(folders, given)}
+            return {_part_of(self.find_sheet(folders, given)): given}
         place = FrameFolders(given) if given else folders
-        self.find_sheet(place, None)  # raises when there is none at all
+        any_sheet = self.find_sheet(place, None)  # raises when there is none at all
         found = {}
         for split in _PART:
             sheets = [s for s in place.sheets if split_of(s.name) == split]
             if path := best_sheet(sheets, self.sheet_names):
                 found[split] = path
-        return found
+        return found or {_part_of(any_sheet): any_sheet}
 
     def _clip(self, row: Row, split: str, folders: FrameFolders) -> Clip:
         name, number = row.text("clip"), number_in(row.text("subject"), "sub")
@@ -93,4 +103,4 @@ def with_fps(clip: Clip, row: Row) -> Clip:
 def _in_split(folders: FrameFolders, split: str, folder: Path) -> bool:
     """Whether a folder can hold a clip of ``split``: the nearest part that its path names is that, or it names none."""
     above = (split_of(part) for part in reversed(folders.parts(folder)[:-1]))
-    return next(filter(None, above), split) == split or not split
+    return next(filter(None, above), split) == split

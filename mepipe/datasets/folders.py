@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,59 +25,116 @@ _NOT_DATA = frozenset({"__macosx"})  # resource forks beside every file of an ar
 class FrameFolders:
     """Every folder at or below ``raw`` that directly holds images, or nothing at all (a clip that was lost).
 
-    all: those folders, sorted.  sheets: every xlsx, xls and csv file seen on the way, sorted.
-    Links are not followed.  Raises DataError when a folder cannot be read.
+    all: those folders, sorted.  imageless: folders that hold files of other kinds and no folder, sorted.
+    filled: those of ``all`` with an image.  sheets: every xlsx, xls and csv file seen on the way, sorted.
+    Links to folders are followed, to each folder once and to none that was reached without one.
+    Raises DataError when a folder cannot be read.
     """
 
     def __init__(self, raw: Path) -> None:
         self.raw = raw
+        self.name = Path(os.path.abspath(raw)).name  # noqa: PTH100 - of ``.`` too; a link keeps the name that was given
+        self.all: list[Path] = []
+        self.imageless: list[Path] = []
+        self.filled: set[Path] = set()
         self.sheets: list[Path] = []
-        self.all = sorted(self._walk(raw, MAX_DEPTH))
-        self.sheets.sort()
+        self._walk_all()
+        for found in (self.all, self.imageless, self.sheets):
+            found.sort()
         self._exact: dict[tuple[str, ...], list[Path]] = {}
         self._loose: dict[tuple[str, ...], list[Path]] = {}
-        for folder in self.all:
+        for folder in self.every:
             parts = self.parts(folder)
             for n in range(1, LONGEST_TAIL + 1):
                 self._exact.setdefault(parts[-n:], []).append(folder)
                 self._loose.setdefault(tuple(map(loose, parts[-n:])), []).append(folder)
 
+    @property
+    def every(self) -> list[Path]:
+        """``all`` and ``imageless``: whatever can be meant by the name of a clip."""
+        return self.all + self.imageless
+
     def parts(self, folder: Path) -> tuple[str, ...]:
         """The case-folded names from RAW (included) down to ``folder``."""
-        return tuple(p.casefold() for p in folder.relative_to(self.raw.parent).parts)
+        return (self.name.casefold(), *self.below(folder))
+
+    def below(self, folder: Path) -> tuple[str, ...]:
+        """The case-folded names below RAW: what the owner calls RAW itself decides nothing in them."""
+        return tuple(p.casefold() for p in folder.relative_to(self.raw).parts)
 
     def find(self, *tail: str, prefer: str = "", accept: Callable[[Path], bool] = lambda folder: True) -> Path | None:
-        """The folder whose path ends in ``tail`` and that ``accept`` takes; of several, one with ``prefer`` in it.
+        """The folder whose path ends in ``tail`` and that ``accept`` takes.
 
-        Case never matters.  Where nothing fits to the letter, zero padding does not either, as long as
-        only one name fits then.
+        Of several the first by path, of those with an image, and of these of one with ``prefer`` in its path below
+        RAW.  Case never matters.  Where nothing fits to the letter, zero padding does not either, as long as only
+        one name fits then.
         """
         wanted = tuple(t.casefold() for t in tail)
-        found = list(filter(accept, self._exact.get(wanted, [])))
-        if not found:
-            found = list(filter(accept, self._loose.get(tuple(map(loose, wanted)), [])))
-            if len({self.parts(f)[-len(tail) :] for f in found}) > 1:
-                return None
-        liked = [f for f in found if prefer in "/".join(self.parts(f))]
-        return (liked or found or [None])[0]
+        exact = list(filter(accept, self._exact.get(wanted, [])))
+        near = list(filter(accept, self._loose.get(tuple(map(loose, wanted)), [])))
+        if len({self.parts(f)[-len(tail) :] for f in near}) > 1:
+            near = exact
+        for found in ([f for f in exact if f in self.filled], [f for f in near if f in self.filled], exact, near):
+            if found:
+                return min(found, key=lambda f: (prefer not in "/".join(self.below(f)), f))
+        return None
 
-    def _walk(self, folder: Path, depth: int) -> Iterator[Path]:
-        has_image, has_file, below = False, False, []
+    def spellings(self, subject: str, name: str) -> list[Path]:
+        """The folders that differ in their padding alone and could all be clip ``name`` of ``subject``; [] for one."""
+        spelled: dict[tuple[str, ...], Path] = {}
+        for folder in self._loose.get((loose(name),), []):
+            *above, last = self.parts(folder)
+            of_subject = [p for p in above if loose(p) == loose(subject)]
+            if of_subject or loose(last).startswith(loose(subject)):
+                spelled.setdefault((*of_subject, last), folder)
+        return list(spelled.values()) if len(spelled) > 1 else []
+
+    def _walk_all(self) -> None:
+        """Fill the lists: what lies below RAW itself first, then, breadth first, what links lead to."""
+        # the folders above RAW count as seen: a link to one of them would only lead back here
+        seen = {_identity(p) for p in Path(os.path.realpath(self.raw)).parents}
+        links = deque(self._walk(self.raw, MAX_DEPTH, seen, linked=False))
+        while links:
+            links.extend(self._walk(*links.popleft(), seen, linked=True))
+
+    def _walk(self, folder: Path, depth: int, seen: set[_Identity], linked: bool) -> Iterator[tuple[Path, int]]:
+        """File ``folder`` and what lies below it; yields the links to folders on the way, with the depth left."""
+        if linked and _identity(folder) in seen:
+            return
+        seen.add(_identity(folder))
+        has_image, has_file, below, links = False, False, [], []
         for e in _entries(folder):
-            if e.is_dir(follow_symlinks=False):
+            if e.is_dir():
                 if e.name.casefold() not in _NOT_DATA:
-                    below.append(Path(e.path))
+                    (links if e.is_symlink() else below).append(Path(e.path))
                 continue
             suffix = os.path.splitext(e.name)[1].lower()  # noqa: PTH122 - a Path per frame would double the walk
             has_image = has_image or suffix in IMAGE_SUFFIXES
             has_file = has_file or not (suffix == ".lnk" or e.name.casefold() in _STRAY)
             if suffix in SHEET_SUFFIXES and not e.name.startswith("~$"):
                 self.sheets.append(Path(e.path))
-        if has_image or not (below or has_file):
-            yield folder
+        if has_image:
+            self.filled.add(folder)
+        if has_image or not (below or links or has_file):
+            self.all.append(folder)
+        elif not (below or links):
+            self.imageless.append(folder)
         if depth:
+            # sorted: of two links to one folder always the same is taken
+            yield from ((link, depth - 1) for link in sorted(links))
             for b in below:
-                yield from self._walk(b, depth - 1)
+                yield from self._walk(b, depth - 1, seen, linked)
+
+
+_Identity = tuple[int, int]  # device and inode: one folder has one, whatever paths lead to it
+
+
+def _identity(folder: Path) -> _Identity:
+    try:
+        stat = folder.stat()
+    except OSError as e:
+        raise DataError(f"cannot read {folder}: {e.strerror}", do="check the permissions") from e
+    return stat.st_dev, stat.st_ino
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -22,10 +22,12 @@ from mepipe.datasets.base import (
     FrameFolders,
     emotion_word,
     from_row,
+    number_in,
 )
 from mepipe.datasets.sheet import read_sheet
 
-_BETWEEN = re.compile(r"[+,;/&]|\band\b|\s{2,}")
+_BETWEEN = re.compile(r"[+,;/&\s]+|\band\b", re.IGNORECASE)  # each emotion is one word
+_LETTERS = r"(?:subject|sub|s)[ _]?"  # before the number of a subject
 
 
 @CORPORA.register("4dme")
@@ -40,8 +42,9 @@ class FourDme(Corpus):
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
         needs = ("subject", "clip", "onset", "apex", "offset", "emotion")
         for row in read_sheet(self.find_sheet(folders, sheet), needs):
-            subject, name = row.text("subject"), row.text("clip")
-            frames = folders.find(subject, name, prefer="gray")
+            cell, name = row.text("subject"), row.text("clip")
+            frames = folders.find(cell, name, prefer="gray") or _by_number(folders, cell, name)
+            subject = frames.parent.name if frames else cell  # 12, sub12 and SUB12 are one person
             yield from_row(row, corpus=self.name, subject=subject, name=name, fps=self.fps, frames=frames)
 
     def labelled(self, clip: Clip) -> Clip:
@@ -54,3 +57,11 @@ class FourDme(Corpus):
         sets = {name: {table[w][name] for w in words} for name in ("label3", "label7")}
         agreed = {name: next(iter(found)) if len(found) == 1 else "" for name, found in sets.items()}
         return replace(clip, emotion="+".join(dict.fromkeys(words)), **agreed)
+
+
+def _by_number(folders: FrameFolders, subject: str, name: str) -> Path | None:
+    """The folder of a clip whose subject is spelled with letters in one place and without them in the other."""
+    number = number_in(subject, _LETTERS)
+    if number is None:
+        return None
+    return folders.find(name, prefer="gray", accept=lambda f: number_in(f.parent.name, _LETTERS) == number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mepipe.datasets import get_corpus, list_corpora
+from mepipe.datasets.base import blamed
 from mepipe.datasets.composite import COMPOSITES
 
 
@@ -16,7 +17,8 @@ def known_corpora() -> list[dict[str, Any]]:
     out = []
     for name in list_corpora():
         corpus = get_corpus(name)
-        whole = next((c for c in corpus.published() if not c.part and not c.emotion), None)
+        with blamed(corpus, "listing its counts"):
+            whole = next((c for c in corpus.published() if not c.part and not c.emotion), None)
         out.append(
             {
                 "corpus": name,

@@ -38,4 +38,4 @@ class Mmew(Corpus):
 
     def is_clip_folder(self, folder: Path, folders: FrameFolders) -> bool:
         """MMEW also holds macro-expressions, which are no clips here."""
-        return not any(p.startswith("macro") for p in folders.parts(folder))
+        return not any(p.startswith("macro") for p in folders.below(folder))

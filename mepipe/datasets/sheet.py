@@ -63,7 +63,7 @@ class Row:
         text = self.text(field)
         if text.casefold() in BLANK:
             return None
-        number = re.fullmatch(r"([0-9]{1,9})(\.0+)?", text)
+        number = re.fullmatch(r"0*([0-9]{1,9})(\.0+)?", text)
         if not number:
             raise ValueError(f"{self.column(field)} holds {text!r}, not a frame number")
         return int(number[1])
@@ -83,12 +83,13 @@ def read_sheet(
 ) -> list[Row]:
     """All non-blank rows below the header that has every field of ``needs``.
 
-    sheet: the worksheet to read; without it (or when absent) the first that has the header and whose name,
-    in lower case, is not in ``skip``.
+    sheet: the worksheet to read first; without it (or where it holds nothing) the first that has the header with
+    rows below it and whose name, in lower case, is not in ``skip``.
     Raises DataError when the file cannot be read, no header is found, or (unless ``may_be_empty``) there is
     no row below it.
     """
     lacking: list[str] = list(needs)
+    empty = False
     for name, table in _tables(path, sheet):
         if name is not None and name.casefold() in skip:
             continue
@@ -98,10 +99,15 @@ def read_sheet(
             if not absent:
                 label = path.name if name is None else f"{path.name} [{name}]"
                 rows = _rows(label, cells, table[i + 1 :], first=i + 2)
-                if not rows and not may_be_empty:
-                    raise DataError(f"{path} has a header but no rows", do="check that the download is complete")
-                return rows
+                if rows:
+                    return rows
+                empty = True  # a summary may stand before the worksheet that is meant
+                break
             lacking = min(lacking, absent, key=len)
+    if empty and may_be_empty:
+        return []
+    if empty:
+        raise DataError(f"{path} has a header but no rows", do="check that the download is complete")
     raise DataError(
         f"{path}: no header row with the columns {_listed(needs)} in the first {HEADER_ROWS} rows"
         + (f" (the nearest lacks {_listed(lacking)})" if len(lacking) < len(needs) else ""),

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from mepipe.datasets.base import (
     CORPORA,
-    IMAGE_SUFFIXES,
     NO_FRAME,
     Clip,
     Corpus,
@@ -28,12 +27,14 @@ from mepipe.datasets.base import (
     emotion_word,
 )
 from mepipe.datasets.sheet import Row, read_sheet
-from mepipe.errors import DataError
+from mepipe.errors import DataError, UsageError
 from mepipe.frames import FrameFolder
 
 EMOTIONS = {"ne": "negative", "po": "positive", "sur": "surprise"}
 CAMERAS = frozenset({"hs", "vis", "nir"})
 _ID = re.compile(r"s0*(\d{1,3})_(ne|po|sur)_0*(\d{1,3})", re.IGNORECASE | re.ASCII)
+_IMAGE = re.compile(r"(?:reg_)?(?:image|img)_?[0-9]+", re.IGNORECASE | re.ASCII)
+JUMP = 1000  # ten seconds of HS: the longest clip has 58 frames, and no clip lacks that many
 LATER = (2, 3)  # the sheet has columns for at most three expressions of one extended clip
 
 
@@ -60,6 +61,7 @@ def clip_id(name: str) -> ClipId | None:
 
 class Smic(Corpus):
     camera: ClassVar[str]
+    folders_shared = True  # an extended clip may hold three expressions
     licence = "https://www.oulu.fi/cmvs/node/41319 (University of Oulu, Center for Machine Vision)"
 
     def read(self, raw: Path, folders: FrameFolders, sheet: Path | None) -> Iterator[Clip]:
@@ -74,23 +76,33 @@ class Smic(Corpus):
         yield from odd
 
     def is_clip_folder(self, folder: Path, folders: FrameFolders) -> bool:
-        return clip_id(folder.name) is not None and self._ours(folders.parts(folder))
+        return clip_id(folder.name) is not None and self._ours(folders, folder)
 
-    def _ours(self, parts: tuple[str, ...]) -> bool:
-        """Whether a path is of this camera (or names none) and not of the clips without an expression."""
-        tokens = {t for p in parts for t in re.split(r"[^a-z]+", p)}
-        return (not CAMERAS & tokens or self.camera in tokens) and not any(p.startswith("non") for p in parts)
+    def _ours(self, folders: FrameFolders, folder: Path) -> bool:
+        """Whether a folder is of this camera (or none is named) and not one of the clips without an expression."""
+        camera = next(filter(None, map(_camera, reversed(folders.below(folder)))), None)
+        if camera is None:
+            camera = next(filter(None, map(_camera, _names_of(folders))), self.camera)
+        above = [*folders.below(folder), *(n for n in _names_of(folders) if "micro" in n)]
+        return camera == self.camera and not any(p.startswith("non") for p in above)
 
     def _folders(self, folders: FrameFolders) -> tuple[dict[ClipId, Path], dict[ClipId, Path]]:
-        """The folders of short clips and of extended ones, by id; of doubles the raw and filled one."""
+        """The folders of short clips and of extended ones, by id; of doubles the raw and filled one.
+
+        Raises UsageError when RAW itself is called after another camera, and nothing below it after this one.
+        """
         short: dict[ClipId, Path] = {}
         extended: dict[ClipId, Path] = {}
-        for folder in folders.all:
-            clip, parts = clip_id(folder.name), folders.parts(folder)
-            if clip and self._ours(parts):
-                place = extended if any(map(_is_extended, parts)) else short
-                if clip not in place or _rank(folder, parts) < _rank(place[clip], folders.parts(place[clip])):
+        for folder in folders.every:
+            clip = clip_id(folder.name)
+            if clip and self._ours(folders, folder):
+                place = extended if _is_extended(folders, folder) else short
+                if clip not in place or _rank(folder, folders) < _rank(place[clip], folders):
                     place[clip] = folder
+        other = next(filter(None, map(_camera, _names_of(folders))), self.camera)
+        if not short and not extended and other != self.camera and any(clip_id(f.name) for f in folders.every):
+            do = f"ask for smic-{other}, or give the folder that holds {self.camera.upper()}"
+            raise UsageError(f"{folders.raw} holds no clip of {self.title} and is called after {other.upper()}", do=do)
         return short, extended
 
     def _measured(self, clip: ClipId, folder: Path) -> Clip:
@@ -103,10 +115,10 @@ class Smic(Corpus):
         if above in EMOTIONS.values() and above != record.emotion:
             record = record.noted(f"lies in the folder {above!r}; its name says {record.emotion}")
         try:
-            numbers = FrameFolder(folder).numbers
+            numbers, notes = _counted(FrameFolder(folder))
         except DataError as e:
             return record.refused(str(e), NO_FRAME)
-        return replace(record, onset=numbers[0], offset=numbers[-1])
+        return record.noted(*notes, onset=numbers[0], offset=numbers[-1])
 
     def _rows(self, path: Path, extended: dict[ClipId, Path]) -> tuple[dict[ClipId, Clip], list[Clip]]:
         """The clips of a SMIC-E sheet by id, and its rows without an id of their own (nameless, doubled).
@@ -169,15 +181,55 @@ class Smic(Corpus):
         return clip
 
 
-def _is_extended(part: str) -> bool:
-    tokens = re.split(r"[^a-z]+", part)
-    return "long" in tokens or ("smic" in tokens and "e" in tokens)
+def _names_of(folders: FrameFolders) -> tuple[str, str]:
+    """What RAW itself is called: as it was given, and where a link leads."""
+    return folders.name.casefold(), folders.raw.resolve().name.casefold()
 
 
-def _rank(folder: Path, parts: tuple[str, ...]) -> tuple[bool, bool, int]:
-    """Smaller is better: not empty, not the supplied crops, not deep."""
-    empty = not any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir())
-    return empty, any("crop" in p for p in parts), len(parts)
+def _camera(part: str) -> str | None:
+    """The camera that one folder name says; None where it says none or several (``HS_VIS_NIR``)."""
+    said = CAMERAS & set(_words(part))
+    return next(iter(said)) if len(said) == 1 else None
+
+
+def _words(part: str) -> list[str]:
+    return re.split(r"[^a-z]+", part)
+
+
+def _is_extended(folders: FrameFolders, folder: Path) -> bool:
+    """Whether a folder is of SMIC-E: the nearest name above it that tells the layout decides, RAW's own last."""
+    for part in (*reversed(folders.below(folder)[:-1]), *_names_of(folders)):
+        words = _words(part)
+        if "long" in words or ("smic" in words and "e" in words):
+            return True
+        if part == "micro" or "all" in words:  # s1/micro/negative, SMIC_all_raw
+            return False
+    return False
+
+
+def _rank(folder: Path, folders: FrameFolders) -> tuple[bool, bool, int, Path]:
+    """Smaller is better: not empty, not the supplied crops, not deep; then the first by path."""
+    parts = folders.below(folder)
+    return folder not in folders.filled, any("crop" in p for p in parts), len(parts), folder
+
+
+def _counted(frames: FrameFolder) -> tuple[list[int], list[str]]:
+    """The numbers of the camera's images in a folder, and notes on what else lies there and on gaps.
+
+    A copy such as ``image506767 (1).bmp`` has a last number too, which must not become the onset.
+    """
+    names = {n: str(frames.signature(n)[0]) for n in frames.numbers}
+    own = [n for n, name in names.items() if _IMAGE.fullmatch(Path(name).stem)]
+    notes = []
+    if not own:
+        own = frames.numbers
+        notes = [f"no image is called image<number>: onset and offset go by names such as {names[own[0]]}"]
+    elif strange := [names[n] for n in frames.numbers if n not in set(own)]:
+        notes = [f"images left out of onset and offset: {len(strange)}, such as {strange[0]} (not image<number>)"]
+    jump = next(((a, b) for a, b in pairwise(own) if b - a > JUMP), None)
+    if jump:
+        notes.append(f"the frame numbers jump from {jump[0]} to {jump[1]}: check that this is one recording")
+    return own, notes
 
 
 def _number(cell: str) -> int | None:

@@ -76,16 +76,15 @@ def kernel(**options: Any) -> Any:
 
 @kernel(forceinline=True)
 def _hypot(a: Vector, b: Vector) -> Vector:
-    """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what the sum has lost."""
-    a2, b2 = a * a, b * b
+    """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what that sum is off."""
+    a2, b2, zero = a * a, b * b, splat(ZERO)
     s = a2 + b2
-    lost = (fused(a, a, splat(ZERO) - a2) + fused(b, b, splat(ZERO) - b2)) + (lower(a2, b2) - (s - higher(a2, b2)))
+    off = (fused(zero - a, a, a2) + fused(zero - b, b, b2)) + ((s - higher(a2, b2)) - lower(a2, b2))
     r = root(s)
-    rest = fused(splat(ZERO) - r, r, s) + lost
-    above = neighbour(r, 1)
-    half_way = r * (above - r)  # (r + ulp / 2)^2 - r^2, but for the square of the half ulp
-    r = where_less(rest, splat(ZERO) - half_way, neighbour(r, -1), r)
-    return where_less(half_way, rest, above, r)
+    # r * above is the square of what lies half way to ``above``, but for the square of half a last digit
+    above, below = neighbour(r, 1), neighbour(r, -1)
+    r_or_below = where_less(fused(zero - r, below, s), off, below, r)
+    return where_less(off, fused(zero - r, above, s), above, r_or_below)
 
 
 @kernel(forceinline=True)

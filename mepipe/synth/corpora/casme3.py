@@ -56,7 +56,7 @@ class Casme3(Writer):
             ((112, 118, 124), {"apex": 83}, "odd order", "the sheet's apex lies before the onset"),
             ((212, 218, 224), {"apex": 212}, "odd order", "the sheet's apex is the onset"),
             ((312, 318, 324), {"offset": 0}, "row repaired", "the sheet's offset is 0"),
-            ((2660, 2668, 2675), {"onset": 3647}, "odd order", "the sheet's onset lies after its offset"),
+            ((2660, 2668, 2675), {"onset": 3647}, "offset not after onset", "the sheet's onset lies after its offset"),
         )):  # fmt: skip
             clip = DEFECTIVE + n
             yield Defect(self._clip(seed, 0, clip, _letters(clip), "disgust", frames, **cells), finding, says)
