@@ -24,7 +24,8 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 67 million;
 MAX_BYTES = 256 << 20  # a single frame above this is no frame
 
 MAX_DIGITS = 9  # of a frame number, its padding aside: a longer one is a time stamp or a telephone number
-_COPY = re.compile(r"(.*[0-9]) ?\([0-9]{1,2}\)")  # how file managers name a second copy
+# How file managers name a second copy of img46: img46 (1), img46 - Copy (2), img46 - Kopie, img46 copy 2, img46 2
+_COPY = re.compile(r"(.*?[0-9])(?: - \w+| copy)?(?: ?\([0-9]{1,2}\)| [0-9]{1,2})?", re.IGNORECASE)
 
 # Zero bytes in a row that a frame with a face in it cannot have: at best (optimised Huffman codes) they would be an
 # area of one colour of 350,000 px.  OpenCV decodes such a file to noise and says so only on the console.
@@ -89,8 +90,8 @@ def _numbered(folder: Path) -> tuple[dict[int, str], dict[int, str]]:
     there = set(found)
     for name in found:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path objects for 70 frames a clip cost more than the scan
-        copied = _COPY.fullmatch(stem)
-        copied = copied if copied and copied[1] + suffix in there else None
+        copied = _COPY.fullmatch(stem) if " " in stem or stem.endswith(")") else None
+        copied = copied if copied and copied[1] != stem and copied[1] + suffix in there else None
         digits = re.findall(r"[0-9]+", copied[1] if copied else stem)
         if suffix.lower() not in IMAGE_SUFFIXES or not digits or len(digits[-1].lstrip("0")) > MAX_DIGITS:
             continue

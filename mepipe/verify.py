@@ -9,11 +9,9 @@ and of those only the ends are read; ``deep`` decodes every image of every clip.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -39,9 +37,10 @@ from mepipe.datasets.composite import key, of_corpus
 from mepipe.datasets.folders import loose
 from mepipe.datasets.manifests import Count
 from mepipe.errors import DataError
-from mepipe.frames import FrameFolder, damage, read_image
+from mepipe.frames import FrameFolder
+from mepipe.glance import Images, file_of, image_size
 from mepipe.progress import Progress
-from mepipe.settings import PrepareConfig, cores
+from mepipe.settings import PrepareConfig
 
 MUST_FAIL = ("no annotation", NO_FOLDER, NO_FRAME, UNKNOWN_EMOTION, DUPLICATE, BAD_ROW, NO_SPAN)
 CORRECTED, NEAREST, ODD_ORDER, LEFT_OVER, COUNTS = (
@@ -50,7 +49,6 @@ CORRECTED, NEAREST, ODD_ORDER, LEFT_OVER, COUNTS = (
 )  # fmt: skip
 SPOTTED, REPAIRED, DAMAGED, DOUBLED = "apex not coded", "row repaired", "damaged frame", "frame number twice"
 WARN = (CORRECTED, NEAREST, ODD_ORDER, SPOTTED, REPAIRED, DAMAGED, DOUBLED, LEFT_OVER, COUNTS)
-ENDS = 64 << 10  # bytes read at either end of an image: its header and its end marker lie there
 
 
 @dataclass(frozen=True)
@@ -154,9 +152,9 @@ def verify_corpus(
             usable.append(clip)
         if progress:
             progress(done, len(clips))
+    accounted = places(corpus, clips, folders)
+    findings += [_left_over(p, folders) for p in accounted["left_over"]]
     with blamed(corpus, "counting its clips"):
-        accounted = places(corpus, clips, folders)
-        findings += [_left_over(p, folders) for p in accounted["left_over"]]
         findings += _of_counts(corpus, clips, usable)
     counts = _counts(clips, usable, findings) | {name: len(found) for name, found in accounted.items()}
     counts |= {"folders": sum(map(len, accounted.values())), "images": images.opened}
@@ -187,68 +185,6 @@ def _of_row(clip: Clip) -> Iterator[Finding]:
 # --- its frames ------------------------------------------------------------------------------------
 
 
-class Images:
-    """The images of clips, looked at no more often than needed. opened: how many files so far."""
-
-    def __init__(self, deep: bool) -> None:
-        self.deep = deep
-        self.opened = 0
-        self._folders: dict[Path, FrameFolder | str] = {}
-        self._damaged: dict[Path, dict[int, str]] = {}
-
-    def folder(self, path: Path) -> FrameFolder | str:
-        """The numbered images of ``path``, or why there are none; several clips may share a folder."""
-        if path not in self._folders:
-            try:
-                self._folders[path] = FrameFolder(path)
-            except DataError as e:
-                self._folders[path] = str(e)
-        return self._folders[path]
-
-    def damaged(self, folder: FrameFolder, needed: Iterable[int]) -> dict[int, str]:
-        """Frame -> what is wrong with it: of ``needed`` by a glance, of all frames when deep."""
-        if not self.deep:
-            checked = sorted(set(needed))
-            self.opened += len(checked)
-            return {n: why for n in checked if (why := glance(_file(folder, n)))}
-        if folder.folder not in self._damaged:
-            self.opened += len(folder.numbers)
-            with ThreadPoolExecutor(cores(), "verify") as pool:  # OpenCV decodes outside Python's lock
-                whys = pool.map(lambda n: _decoded(folder, n), folder.numbers)
-                self._damaged[folder.folder] = {n: w for n, w in zip(folder.numbers, whys, strict=True) if w}
-        return self._damaged[folder.folder]
-
-
-def _file(folder: FrameFolder, number: int) -> Path:
-    return folder.folder / str(folder.signature(number)[0])
-
-
-def _decoded(folder: FrameFolder, number: int) -> str:
-    try:
-        read_image(_file(folder, number))
-    except DataError as e:
-        return str(e)
-    return ""
-
-
-def glance(path: Path) -> str:
-    """Why the file at ``path`` is no whole image, or '', as far as its size and its two ends tell."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as f:
-            data = f.read(ENDS)
-            if size > 2 * ENDS:
-                f.seek(-ENDS, os.SEEK_END)
-            rest = f.read()
-    except OSError as e:
-        return f"{path.name} cannot be read: {e.strerror}"
-    if data[:2] == b"BM":  # the header of a BMP says how long the file is
-        broken = "is a truncated BMP" if size < int.from_bytes(data[2:6], "little") else ""
-    else:
-        broken = damage(data + rest)
-    return f"{path.name} {broken}" if broken else ""
-
-
 def _of_frames(clip: Clip, images: Images, max_gap: int) -> Iterator[Finding]:
     """Whether the frames that a clip needs are there and whole."""
     if clip.frames is None or clip.problem or clip.onset is None or clip.offset is None:
@@ -267,13 +203,22 @@ def _of_frames(clip: Clip, images: Images, max_gap: int) -> Iterator[Finding]:
         return
     for note in settled.notes[len(clip.notes) :]:
         yield Finding(NEAREST, clip.id, note)
-    needed = {settled.onset, settled.apex} - {None}
-    damaged = images.damaged(folder, needed | ({settled.offset} - {None} if settled.apex is None else set()))
+    yield from _of_images(settled, span, folder, images)
+
+
+def _of_images(clip: Clip, span: Sequence[int], folder: FrameFolder, images: Images) -> Iterator[Finding]:
+    """Whether the images of a clip whose frames are settled are whole. span: its frames from onset to offset."""
+    needed = {n for n in (clip.onset, clip.apex) if n is not None}
+    damaged = images.damaged(folder, needed if clip.apex is not None else {*needed, span[-1]})
     for number, why in damaged.items():
         if number in needed:
             yield Finding(NO_FRAME, clip.id, why)
+    sizes = {n: size for n in sorted(needed - set(damaged)) if (size := image_size(file_of(folder, n)))}
+    if len(set(sizes.values())) > 1:
+        of = ", ".join(f"{n} has {w}x{h} px" for n, (w, h) in sizes.items())
+        yield Finding(NO_FRAME, clip.id, f"onset and apex differ in size, one transform cannot serve both: {of}")
     rest = [n for n in span if n in damaged and n not in needed]
-    if settled.apex is None and len(span) - len(rest) < 2:
+    if clip.apex is None and len(span) - len(rest) < 2:
         yield Finding(NO_FRAME, clip.id, f"no undamaged frame after the onset: {damaged[rest[0]]}")
     elif rest:
         yield Finding(DAMAGED, clip.id, f"{len(rest)} between onset and offset, such as {damaged[rest[0]]}")
@@ -291,14 +236,15 @@ def places(corpus: Corpus, clips: Sequence[Clip], folders: FrameFolders) -> dict
     found: dict[str, list[Path]] = {"named": [], "copies": [], "left_over": [], "other": []}
     # of folders without an image only those among clips: others hold papers, scripts, landmarks
     among = {f.parent for f in folders.all}
-    for folder in folders.all + [f for f in folders.imageless if f in named or f.parent in among]:
-        if folder in named:
-            place = "named"
-        elif not corpus.is_clip_folder(folder, folders):
-            place = "other"
-        else:
-            place = "copies" if _original(folder, folders, taken) else "left_over"
-        found[place].append(folder)
+    with blamed(corpus, "telling its folders from others"):
+        for folder in folders.all + [f for f in folders.imageless if f in named or f.parent in among]:
+            if folder in named:
+                place = "named"
+            elif not corpus.is_clip_folder(folder, folders):
+                place = "other"
+            else:
+                place = "copies" if _original(folder, folders, taken) else "left_over"
+            found[place].append(folder)
     return found
 
 

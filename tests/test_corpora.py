@@ -224,6 +224,22 @@ def test_the_camera_named_nearest_above_a_clip_decides_and_not_what_raw_is_calle
     assert [c.name for c in clips("smic-vis", raw)] == ["s11_ne_01"]
 
 
+@pytest.mark.parametrize(
+    ("place", "camera"),
+    [("HS/from VIS", "vis"), ("VIS_NIR/HS", "hs"), ("VIS/HS_VIS_NIR", "vis"), ("nir/VISUAL", "nir"), ("x", "hs")],
+)
+def test_of_several_camera_names_above_a_clip_the_nearest_single_one_counts(tmp_path, place, camera):
+    raw = tmp_path / "HS"
+    tiny.frames(raw / place / "s1_ne_01", (1, 9), "image{:06d}.bmp")
+    found = {}
+    for name in ("hs", "vis", "nir"):
+        try:
+            found[name] = len(clips(f"smic-{name}", raw))
+        except (DataError, UsageError):
+            found[name] = 0
+    assert found == {"hs": 0, "vis": 0, "nir": 0} | {camera: 1}
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_the_folder_of_one_camera_is_refused_as_another_however_it_is_given(tmp_path, monkeypatch, link):
     tiny.smic(tmp_path, [SHORT], camera="VIS", top=".")
@@ -253,6 +269,22 @@ def test_a_copy_made_by_a_file_manager_does_not_become_the_onset(tmp_path):
     assert clip.notes == (
         "images left out of onset and offset: 2, such as image559741 (1).bmp (not image<number>)",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "copy", ["img46 (1)", "img46(2)", "img46 - Copy", "img46 - Kopie (3)", "img46 copy", "img46 copy 2", "img46 2"]
+)
+@pytest.mark.parametrize("base", [True, False])
+def test_a_copy_of_a_frame_is_another_name_of_it_where_the_frame_is_there(tmp_path, copy, base):
+    tiny.frames(tmp_path, (46, 59) if base else (59,))
+    (tmp_path / f"{copy}.jpg").write_bytes(b"x")
+    frames = FrameFolder(tmp_path)
+    if base:
+        assert frames.numbers == [46, 59]
+        assert frames.signature(46)[0] == "img46.jpg"
+        assert frames.doubled().endswith(f"img46.jpg (used) and {copy}.jpg")
+    else:
+        assert len(frames.numbers) == 2, "which frame it was is not certain: it goes by its last number as any name"
 
 
 def test_frames_numbered_in_brackets_alone_are_frames(tmp_path):
@@ -597,7 +629,7 @@ def casme2_row(*rows, raw):
 def test_raw_frames_are_preferred_by_what_lies_below_raw_not_by_what_raw_is_called(tmp_path, name):
     """The README's own example is ./raw: with it every folder would be raw."""
     raw = casme2_row(("EP02_01f", 46), raw=tmp_path / name)
-    shutil.copytree(raw / "CASME2_RAW_selected", raw / "Cropped")
+    shutil.copytree(raw / "CASME2_RAW_selected", raw / "A_Cropped")
     assert only("casme2", raw).frames == raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
 
 
@@ -650,6 +682,16 @@ def test_two_rows_of_one_folder_are_not_two_clips(tmp_path):
     first, second = clips("casme2", raw)
     assert (first.problem, second.problem_kind) == ("", "duplicate clip")
     assert "row 3: its frames are those of sub01/EP99_1 of CASME2-coding-20190701.xlsx [Sheet1] row 2" in second.problem
+
+
+def test_a_row_that_is_refused_takes_no_folder_from_a_sound_one(tmp_path):
+    rows = [("007", "6_1_2", 5562, 5588, 5632, "Anger"), ANGER]
+    raw = tiny.samm(tmp_path / "raw", rows)
+    shutil.rmtree(raw / "SAMM" / "007")
+    first, second = clips("samm", raw)
+    assert first.frames == second.frames
+    assert "does not belong to subject" in first.problem
+    assert second.problem == ""
 
 
 def test_a_video_of_casme3_may_hold_many_clips_but_none_twice(tmp_path):
@@ -747,7 +789,7 @@ def test_the_four_clips_of_casme2_whose_apex_is_the_offset_are_left_alone(tmp_pa
 def test_the_four_are_those_of_the_real_table(real_data):
     rows = tiny.rows_of(real_data / "slstt_casme2_coding.csv")
     equal = {(int(r["Subject"]), r["Filename"]) for r in rows if r["ApexFrame"] == r["OffsetFrame"]}
-    assert {(5, "EP16_04f"), (12, "EP09_06"), (20, "EP16_01"), (25, "EP18_04f")} <= equal
+    assert equal == {(5, "EP16_04f"), (12, "EP09_06"), (20, "EP16_01"), (25, "EP18_04f")}
 
 
 # --- the real tables -------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ import shutil
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import openpyxl
 import pytest
 import tiny
@@ -12,9 +14,10 @@ import tiny
 from mepipe import get_corpus
 from mepipe.errors import UsageError
 from mepipe.frames import read_image
+from mepipe.glance import glance, image_size
 from mepipe.prepare import prepare_corpus
 from mepipe.settings import PrepareConfig
-from mepipe.verify import MUST_FAIL, WARN, glance, verify_corpus
+from mepipe.verify import MUST_FAIL, WARN, verify_corpus
 from mepipe.workspace import Workspace
 
 ROWS = [("01", "EP02_01f", 46, 59, 86, "happiness"), ("02", "EP01_11f", 46, 91, 166, "disgust")]
@@ -218,6 +221,23 @@ def test_a_damaged_offset_of_a_clip_whose_apex_is_spotted_is_left_out(tmp_path):
     assert verify("casme2", raw).failed == 1, "nothing is left among which to spot it"
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+def test_onset_and_apex_of_different_sizes_must_fail(tmp_path, suffix):
+    """Prepare refuses them: one transform cannot serve both. A frame between them it leaves out."""
+    raw = tiny.casme2(tmp_path, [("01", "EP02_01f", 46, 59, 86, "happiness")])
+    folder = raw / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    for n in (46, 59, 86):
+        (folder / f"img{n}.jpg").unlink()
+        image = np.full((120 + (n == 59), 160, 3), 90, np.uint8)
+        cv2.imwrite(str(folder / f"img{n}{suffix}"), image)
+        assert image_size(folder / f"img{n}{suffix}") == (160, 120 + (n == 59))
+    v = verify("casme2", raw)
+    assert found(v) == [("no readable frame", "sub01/EP02_01f")]
+    assert "46 has 160x120 px, 59 has 160x121 px" in v.findings[0].text
+    shutil.copy(folder / f"img46{suffix}", folder / f"img59{suffix}")
+    assert found(verify("casme2", raw)) == []
+
+
 def test_the_gap_is_an_option_of_the_command(raw, run_mepipe):
     folder = raw / "CASME2_RAW_selected" / "sub02" / "EP01_11f"
     (folder / "img46.jpg").rename(folder / "img51.jpg")
@@ -339,9 +359,6 @@ def test_a_video_shared_by_many_clips_is_decoded_once(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
 def test_a_glance_says_the_same_as_decoding(tmp_path, suffix):
-    import cv2
-    import numpy as np
-
     noise = np.random.default_rng(0).integers(0, 256, (500, 600, 3), np.uint8)
     whole = cv2.imencode(suffix, noise)[1].tobytes()
     assert len(whole) > 3 * (64 << 10), "the middle is not read"

@@ -331,7 +331,7 @@ def marked_duplicates(clips: Iterable[Clip], folders_shared: bool = False) -> li
             out.append(clip.refused(f"{clip.where} repeats {clip.id} of {names[key]}", DUPLICATE))
             continue
         names[key] = clip.where
-        if clip.frames:
+        if clip.frames and not clip.problem:  # a row that is refused anyway takes no folder from a sound one
             first = places.setdefault((clip.frames, clip.onset if folders_shared else None), clip)
             if first is not clip:
                 why = f"{clip.where}: its frames are those of {first.id} of {first.where} ({clip.frames})"

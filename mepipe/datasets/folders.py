@@ -102,7 +102,9 @@ class FrameFolders:
         if linked and _identity(folder) in seen:
             return
         seen.add(_identity(folder))
-        has_image, has_file, below, links = False, False, [], []
+        has_image, has_file = False, False
+        below: list[Path] = []
+        links: list[Path] = []
         for e in _entries(folder):
             if e.is_dir():
                 if e.name.casefold() not in _NOT_DATA:
