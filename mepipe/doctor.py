@@ -145,11 +145,30 @@ def _scikit_image() -> Finding:
     return Finding("synth", CAN, ok, found, "pip install 'mepipe[synth]'")
 
 
+def _triton() -> Finding:
+    found, do = versions("triton")["triton"], "only for GPUs on Linux: pip install 'mepipe[triton]'"
+    text = f"triton {found}: GPU kernels of flow and scan" if found else "absent: plain torch on GPUs"
+    return Finding("triton", CAN, found is not None, text, do)
+
+
+def _svm() -> Finding:
+    found = versions("scikit-learn")["scikit-learn"]
+    text = f"scikit-learn {found}" if found else "absent: no bi_woof, no lbp_top"
+    return Finding("svm", CAN, found is not None, text, "pip install 'mepipe[svm]'")
+
+
+def _onnx() -> Finding:
+    found = versions("onnx", "onnxruntime")
+    ok = all(found[name] for name in ("onnx", "onnxruntime"))
+    text = f"onnx {found['onnx']}, onnxruntime {found['onnxruntime']}" if ok else "absent: no export to ONNX"
+    return Finding("export", CAN, ok, text, "pip install 'mepipe[export]'")
+
+
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     return Finding("disk", CAN, free > 5e9, f"{free / 1e9:.0f} GB free here", "CASME II needs 0.3 GB of crops and flow")
 
 
-CHECKS = (_python, _libraries, _opencv, _dlib, _landmarks, _torch, _selective_scan, _mamba_ssm, _flow, _scikit_image,
-          _disk)  # fmt: skip
+CHECKS = (_python, _libraries, _opencv, _dlib, _landmarks, _torch, _selective_scan, _triton, _mamba_ssm, _flow,
+          _scikit_image, _svm, _onnx, _disk)  # fmt: skip
 NEEDED = (_python, _libraries, _opencv, _dlib, _torch, _flow)
