@@ -7,22 +7,30 @@ Exit codes: 0 done, 1 the data or the work failed, 2 wrong usage, 130 interrupte
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mepipe import __version__, progress
-from mepipe.clioptions import SpreadWords, options_of
+from mepipe.clioptions import JSON, Group, SpreadWords, answer, options_of
+from mepipe.configcommands import completion, config, current_settings
+from mepipe.configfile import uses_settings
 from mepipe.errors import MepipeError, one_line
+from mepipe.logs import LOG, Session, told_error
 from mepipe.settings import PAIR_THREAD, FlowConfig, PrepareConfig, TrainConfig
-from mepipe.workspace import Workspace
+from mepipe.workspace import MACHINE, Workspace, machine_error
 
+INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+VARIABLE = "_MEPIPE_COMPLETE"  # what click asks for completions by
 
 
 # \b keeps click from wrapping the lines below it
@@ -37,17 +45,32 @@ No corpus at hand: mepipe demo
 """
 
 
-@click.group(help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("-w", "--workspace", type=FOLDER, help="Where results go; default $MEPIPE_WORKSPACE, else ./mepipe-work.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
+@click.option("-v", "--verbose", count=True, help="Log to stderr what is done; -vv: all settings and versions too.")
+@click.option("--log-file", type=FILE, help="Append the log to this file, with time and level.")
+@click.option("--config", "config_file", type=FILE, help="Settings; default ./mepipe.toml, else WORKSPACE/mepipe.toml.")
 @click.version_option(__version__)
 @click.pass_context
-def cli(ctx: click.Context, workspace: Path | None, debug: bool, no_progress: bool) -> None:
-    ctx.obj = Workspace(workspace or os.environ.get("MEPIPE_WORKSPACE") or "mepipe-work")
-    ctx.meta["debug"] = debug
-    if no_progress:
-        progress.switch_off()
+def cli(
+    ctx: click.Context, workspace: Path | None, debug: bool, no_progress: bool, verbose: int, log_file: Path | None,
+    config_file: Path | None,
+) -> None:  # fmt: skip
+    session, ctx.obj = ctx.obj, Workspace(workspace or os.environ.get("MEPIPE_WORKSPACE") or "mepipe-work")
+    progress.switch_off(no_progress)
+    if isinstance(session, Session):
+        session.open(verbose, log_file)
+    if uses_settings(ctx.invoked_subcommand) and (settings := current_settings(ctx)):
+        ctx.default_map = settings.default_map()
+        LOG.info("settings file: %s", settings.path)
+        if isinstance(session, Session) and any(settings.tables.values()):
+            session.settings = settings.path
+
+
+cli.add_command(config)
+cli.add_command(completion)
 
 
 @cli.command()
@@ -67,29 +90,32 @@ def datasets(as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option("--defects", is_flag=True, help="Plant the real corpus's published defects.")
 @click.option("--like-real", is_flag=True, help="All clips and ids of the real corpus's list, a few frames each.")
-def synth(corpus: str, folder: Path, **options: Any) -> None:
+@JSON
+def synth(corpus: str, folder: Path, as_json: bool, **options: Any) -> None:
     """Make up a corpus in CORPUS's real layout in FOLDER, with known motion (truth.csv)."""
     from mepipe.synth import make_corpus
 
     with progress.bar("synth", "clip") as tick:
         made = make_corpus(corpus, folder, progress=tick, **options)
-    click.echo(f"{made}")
+    answer(as_json, asdict(made), [f"{made}"])
 
 
 @cli.command()
 @click.argument("corpus")
 @click.argument("raw", type=FOLDER)
 @options_of(PrepareConfig)
+@JSON
 @click.pass_obj
-def prepare(ws: Workspace, corpus: str, raw: Path, **options: Any) -> None:
+def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
     """Detect, align and crop the faces of CORPUS in RAW, and find missing apex frames."""
     from mepipe.datasets import get_corpus
     from mepipe.prepare import prepare_corpus, summary_lines
+    from mepipe.summaries import of_prepare
 
     config = PrepareConfig(**options)
     with progress.bar(f"prepare {corpus}", "clip") as tick:
         summary = prepare_corpus(ws, get_corpus(corpus), raw, config, tick)
-    click.echo("\n".join(summary_lines(summary)))
+    answer(as_json, of_prepare(summary), summary_lines(summary))
     if config.strict and summary.counts["refused"]:
         raise MepipeError(f"{summary.counts['refused']} clips were refused (--strict)", do="see the reasons above")
 
@@ -145,14 +171,21 @@ def apex_evaluate(
 @cli.command()
 @click.argument("corpora", nargs=-1)
 @options_of(FlowConfig)
+@JSON
 @click.pass_obj
-def flow(ws: Workspace, corpora: tuple[str, ...], **options: Any) -> None:
+def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Compute TV-L1 flow from onset to apex of all that is prepared, or of CORPORA, into HDF5 shards."""
+    from mepipe.survive import survive
+
+    care = survive(progress.say)  # from here on this is the process that works, and another waits for it
     from mepipe.flow.run import flow_corpora, summary_lines
+    from mepipe.summaries import of_flow
 
     with progress.bar("flow", "pair") as tick:
-        summary = flow_corpora(ws, corpora, FlowConfig(**options), tick, progress.say)
-    click.echo("\n".join(summary_lines(summary)))
+        summary = flow_corpora(ws, corpora, FlowConfig(**options), tick, progress.say, care)
+    if care.last:
+        answer(as_json, of_flow(summary), summary_lines(summary))
+        care.tell()
 
 
 SEEDS = click.option(
@@ -165,9 +198,11 @@ SEEDS = click.option(
 @options_of(TrainConfig, "options")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Model option, e.g. mixer_sharing=full.")
 @SEEDS
+@JSON
 @click.pass_obj
-def train(ws: Workspace, seeds: tuple[int, ...], **options: Any) -> None:
+def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
+    from mepipe.summaries import of_train
     from mepipe_model.seeds import train_seeds
     from mepipe_model.train import train_run
 
@@ -178,11 +213,12 @@ def train(ws: Workspace, seeds: tuple[int, ...], **options: Any) -> None:
             outcome = train_seeds(ws, config, seeds, tick, progress.say)
         else:
             outcome = train_run(ws, config, tick, progress.say)
-    click.echo("\n".join(outcome.lines()))
-    for folder in outcome.folders:
+    pages = []
+    if outcome.folders:
         from mepipe.report import report_run
 
-        click.echo(f"  page        {report_run(ws, folder)}")
+        pages = [report_run(ws, folder) for folder in outcome.folders]
+    answer(as_json, of_train(outcome, pages), [*outcome.lines(), *(f"  page        {page}" for page in pages)])
 
 
 @cli.command()
@@ -273,12 +309,14 @@ def predict(ws: Workspace, run: str, clip: Path, as_json: bool, **options: Any) 
 )  # fmt: skip
 @click.option("--fold", metavar="ID", help="Of this fold; default: the first that has weights.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: RUN/export/FOLD.SUFFIX.")
+@JSON
 @click.pass_obj
-def export(ws: Workspace, run: str, **options: Any) -> None:
+def export(ws: Workspace, run: str, as_json: bool, **options: Any) -> None:
     """Write the model of RUN as one file for other programs, checked against the model."""
     from mepipe_model.export import export_run
 
-    click.echo("\n".join(export_run(ws, run, **options).lines()))
+    exported = export_run(ws, run, **options)
+    answer(as_json, asdict(exported), exported.lines())
 
 
 @cli.command()
@@ -315,11 +353,13 @@ def doctor(as_json: bool) -> None:
 @cli.command()
 @click.option("--out", type=FOLDER, default=Path("mepipe-demo"), show_default=True, help="Where everything goes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-def demo(out: Path, seed: int) -> None:
+@JSON
+def demo(out: Path, seed: int, as_json: bool) -> None:
     """Do the whole job on a made-up corpus: synth, prepare, flow, train, report."""
     from mepipe.demo import run_demo
 
-    click.echo("\n".join(run_demo(out, seed).lines()))
+    done = run_demo(out, seed)
+    answer(as_json, asdict(done), done.lines())
 
 
 @cli.group()
@@ -339,13 +379,14 @@ def shards_ls(ws: Workspace, as_json: bool) -> None:
 
 
 @shards.command("verify")
+@JSON
 @click.pass_obj
-def shards_verify(ws: Workspace) -> None:
+def shards_verify(ws: Workspace, as_json: bool) -> None:
     """Check every sample's checksum, shape and values; exit 1 when one fails."""
     from mepipe.shardtools import verify_folder
 
     findings = verify_folder(ws.flow)
-    click.echo("\n".join(findings) if findings else "all samples are as they were written")
+    answer(as_json, {"findings": findings}, findings or ["all samples are as they were written"])
     if findings:
         raise MepipeError(f"{len(findings)} findings", do="run mepipe flow --force")
 
@@ -382,33 +423,46 @@ def main(args: list[str] | None = None) -> None:
     """The entry point: run the command and turn every outcome into its exit code and its one line."""
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args
+    session = Session(args)
+    if VARIABLE in os.environ:
+        from mepipe.completion import attach
+
+        attach(cli)
     try:
-        code = cli.main(args, prog_name="mepipe", standalone_mode=False)
+        code = cli.main(args, prog_name="mepipe", standalone_mode=False, obj=session)
         _flush()
     except click.exceptions.Exit as e:
         code = e.exit_code
     except MepipeError as e:
-        code = _fail(str(e), e.exit_code, debug)
+        beside = f" ({session.settings} was read too: mepipe config show)" if session.settings else ""
+        code = _fail(str(e) + beside * (e.exit_code == 2), e.exit_code, debug)
     except click.exceptions.NoArgsIsHelpError as e:
         click.echo(e.format_message())
         code = 2
     except click.ClickException as e:
         code = _fail(_usage(e), 2, debug)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted; what is finished is kept, the same command goes on", 130, debug)
+        code = _fail("interrupted; what is finished is kept, the same command goes on", INTERRUPTED, debug)
     except BrokenPipeError:  # the reader of our stdout (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as e:
+        code = _fail(str(machine_error(e)) if e.errno in MACHINE else _bug(e), 1, debug)
     except Exception as e:  # the last line of defence: a bug of ours must not greet a user with a traceback
-        text = f"internal error, {type(e).__name__}: {e}; please report it with the output of --debug"
-        code = _fail(text, 1, debug)
-    _leave(code if isinstance(code, int) else 0)
+        code = _fail(_bug(e), 1, debug, internal=True)
+    code = code if isinstance(code, int) else 0
+    session.end(code)
+    _leave(code)
 
 
 def _leave(code: int) -> None:
-    """End the process, at once where Ctrl-C left threads in the middle of a pair: OpenCV's abort when Python goes."""
-    if any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
-        _flush()
+    """End the process; at once after Ctrl-C, for what is to be kept is on the disk by then.
+
+    Python's own way out takes a second with torch loaded, and OpenCV aborts where a thread is in the middle of a pair.
+    """
+    if code == INTERRUPTED or any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
+        with contextlib.suppress(OSError):
+            _flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
@@ -418,12 +472,17 @@ def _flush() -> None:
     sys.stdout.flush()
 
 
+def _bug(e: Exception) -> str:
+    return f"internal error, {type(e).__name__}: {e}; please report it with the output of --debug"
+
+
 def _usage(e: click.ClickException) -> str:
     where = e.ctx.command_path if isinstance(e, click.UsageError) and e.ctx else "mepipe"
     return f"{e.format_message()} (see {where} --help)"
 
 
-def _fail(text: str, code: int, debug: bool) -> int:
+def _fail(text: str, code: int, debug: bool, internal: bool = False) -> int:
+    told_error(text, internal)
     if debug:
         import traceback
 

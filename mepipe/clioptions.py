@@ -1,12 +1,26 @@
-"""How the command line takes settings: one option per field of a settings class, several words after one option."""
+"""How the command line takes settings: one option per field of a settings class, several words after one option,
+answers for people or as JSON, and a log of what every value was and where it came from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import json
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+_log = logging.getLogger("mepipe.cli")
+JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+
+
+def answer(as_json: bool, value: Any, lines: Sequence[str]) -> None:
+    """Print the result of a command: ``value`` as JSON, or ``lines``. Values JSON has no name for become text."""
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else "\n".join(lines))
 
 
 def options_of(config: type, *leave_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -36,7 +50,41 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callabl
     return click.option(flag, f.name, type=types[kind], metavar=meta["metavar"], **settings)
 
 
-class SpreadWords(click.Command):
+class Command(click.Command):
+    """A command that logs its settings, and says where an option that stands before the command belongs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            root = ctx.find_root()
+            if any(e.option_name in p.opts for p in root.command.params):
+                what = f"{e.option_name} stands before the command: mepipe {e.option_name} ... {ctx.info_name}"
+                raise click.UsageError(what, ctx) from None
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for parameter in self.params:
+            source = ctx.get_parameter_source(parameter.name or "")
+            level = logging.DEBUG if source is ParameterSource.DEFAULT else logging.INFO
+            _log.log(level, "%s = %s (%s)", parameter.name, ctx.params.get(parameter.name or ""), source_name(source))
+        return super().invoke(ctx)
+
+
+def source_name(source: ParameterSource | None) -> str:
+    """Where a value came from, in the reader's words."""
+    named = {ParameterSource.COMMANDLINE: "command line", ParameterSource.DEFAULT_MAP: "settings file"}
+    return named.get(source, "default") if source else "default"
+
+
+class Group(click.Group):
+    """A group whose commands are ``Command``s."""
+
+    command_class = Command
+    group_class = type
+
+
+class SpreadWords(Command):
     """A command whose --data and --seeds take several words: ``--data a b`` is ``--data a --data b``."""
 
     spread = ("--data", "--seeds")
@@ -47,7 +95,7 @@ class SpreadWords(click.Command):
         for word, after in zip(args, [*args[1:], "-"], strict=False):
             values = "" if word.startswith("-") else values
             if word in self.spread:
-                if after.startswith("-"):
+                if after.startswith("-") and not ctx.resilient_parsing:
                     what = "name of a corpus" if word == "--data" else "seeds of the runs"
                     raise click.BadOptionUsage(word[2:], f"{word} needs the {what}", ctx)
                 values = word
@@ -55,4 +103,12 @@ class SpreadWords(click.Command):
                 spread += [part for name in word.split(",") for part in (values, name)]
             else:
                 spread.append(word)
+        ctx.meta["mepipe.spread"] = values
         return super().parse_args(ctx, spread)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The second word after --data is completed like the first."""
+        option = next((p for p in self.params if ctx.meta.get("mepipe.spread") in p.opts), None)
+        if option is not None and not incomplete.startswith("-"):
+            return option.shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)

@@ -5,8 +5,10 @@ Nothing here imports pandas or torch: a worker stays under 300 MB, most of it dl
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,11 +27,23 @@ from mepipe.faces.find import eye_distance, find_face
 from mepipe.faces.landmarks import ShapePredictor, find_predictor
 from mepipe.frames import FrameFolder, Frames, nearest
 from mepipe.settings import PrepareConfig
-from mepipe.workspace import digest, fsync, hash_file, make_folder, replace_folder, temp_beside, versions, write_failed
+from mepipe.workspace import (
+    MACHINE,
+    digest,
+    fsync,
+    hash_file,
+    machine_error,
+    make_folder,
+    replace_folder,
+    temp_beside,
+    versions,
+    write_failed,
+)
 
 RECORD = "clip.json"  # beside the crops; its key says from what they were made
 LEFT_OUT = "damaged frames left out"  # how the note on them begins
 AROUND = 1  # frames kept on either side of onset and apex by --frames around: three average well (docs/flow.md)
+OF_THE_CLIP = (errno.EACCES, errno.EPERM, errno.EIO)  # a file that cannot be read: others may be, so it is refused
 PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned crops in a quarter of its time
 
 
@@ -156,7 +170,24 @@ def prepare_clip(task: ClipTask) -> Record:
     try:
         return _prepare(task, _tools)
     except DataError as e:
+        _blame_the_machine(e, task.clip)
         return Record.of(task.clip, status="refused", reason=str(e))
+    except FileNotFoundError as e:
+        raise _vanished(e.filename) from e
+
+
+def _blame_the_machine(error: DataError, clip: Clip) -> None:
+    """Raise MepipeError where the clip is not to blame: refusing it, and all that follow, would drop their crops."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in MACHINE and cause.errno not in OF_THE_CLIP:
+        raise machine_error(cause) from error
+    if clip.frames is not None and not clip.problem and not clip.frames.exists():
+        raise _vanished(clip.frames) from error
+
+
+def _vanished(path: str | Path) -> MepipeError:
+    do = "what is finished is kept; bring the input back and run the same command again"
+    return MepipeError(f"{path} was there when the corpus was read and is gone", do=do)
 
 
 def target_of(task: ClipTask) -> Path:
@@ -333,12 +364,19 @@ def _up_to_date(target: Path, key: str) -> Record | None:
     """The record of crops made from the same inputs and settings, when every file is there."""
     try:
         saved = json.loads((target / RECORD).read_text("utf-8"))
-        if saved["record"]["key"] != key or not all((target / name).is_file() for name in saved["files"]):
+        checksums = saved.get("crc32") or [None] * len(saved["files"])  # younger than some crops
+        whole = (_is_whole(target / n, c) for n, c in zip(saved["files"], checksums, strict=True))
+        if saved["record"]["key"] != key or not all(whole):
             return None
         saved["record"]["box"] = tuple(saved["record"]["box"])
         return replace(Record(**saved["record"]), reused=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent or of an older layout: it is made again
+
+
+def _is_whole(path: Path, checksum: int | None) -> bool:
+    """Whether the crop is there, with the bytes it was written with as far as their checksum is known."""
+    return path.is_file() if checksum is None else zlib.crc32(path.read_bytes()) == checksum
 
 
 def _write(
@@ -361,6 +399,7 @@ def _write(
         facts = {
             "record": {f.name: getattr(record, f.name) for f in fields(record)},
             "files": names,
+            "crc32": [zlib.crc32((temp / name).read_bytes()) for name in names],
             "matrix": matrix.tolist(),
             "landmarks": None if points is None else points.tolist(),
         }

@@ -1,24 +1,29 @@
 """Running one function over many items in worker processes that may die.
 
-A worker that is killed (out of memory, a crash in a decoder) costs one item, not the run: every item
-that was in flight is tried once more alone, and what kills its worker again comes back as WorkerDied.
+A worker that is killed (out of memory, a crash in a decoder) costs one item, not the run: the others go on, a new
+worker takes its place, and the item is tried once more at the end, alone.  What kills its worker again comes back as
+WorkerDied.  Each worker has a pipe of its own: a dead one shows as a closed pipe, so nobody waits for it, and its
+last item is known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mepipe.errors import MepipeError
 
-AHEAD = 4  # items queued per worker: enough to keep it busy, few enough to keep memory flat
+DYING = 10.0  # seconds from the end of a worker's pipe to its exit status
+STILLBORN = 3  # workers in a row that die before they can work: then it is the machine, and no item's fault
+READY, VALUE, ERROR = "ready", "value", "error"  # what a worker says
 
 
 class WorkerDied(MepipeError):
@@ -36,86 +41,166 @@ def process_map(
     """Yield (index, fn(items[index])) as results come, in any order.
 
     ``fn`` and ``setup`` must be importable (processes are spawned: forking under OpenCV's and torch's
-    threads deadlocks).  An exception of ``fn`` is raised here; a worker that dies twice on an item yields
-    a WorkerDied in place of the result.
+    threads deadlocks).  An exception of either is raised here; a worker that dies twice on an item yields
+    a WorkerDied in place of the result.  Raises MepipeError when no worker can even start.
     """
-    initargs = (setup, setup_args)
-    todo = iter(enumerate(items))
-    while True:
-        suspects = yield from _run_pool(fn, todo, jobs, initargs)
-        if not suspects:
-            return
-        for index, item in suspects:
-            yield index, _alone(fn, item, initargs)
-
-
-def _run_pool(
-    fn: Callable[[Any], Any], todo: Iterator[tuple[int, Any]], jobs: int, initargs: tuple[Any, ...]
-) -> Iterator[tuple[int, Any]]:
-    """Work until ``todo`` is empty or a worker dies. Returns the items that were in flight at that moment."""
-    pool = _pool(jobs, initargs)
-    flying: dict[Future[Any], tuple[int, Any]] = {}
-    died = False
+    team = _Team((fn, setup, setup_args))
     try:
-        while True:
-            died = died or not _fill(pool, fn, todo, flying, jobs * AHEAD)
-            if not flying:
-                return []
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    died = True
-                    continue
-                index, _item = flying.pop(future)
-                yield index, result
-            if died:
-                return sorted(flying.values(), key=lambda pair: pair[0])
-    except BaseException:
-        _kill(pool)
-        raise
+        suspects: list[tuple[int, Any]] = []
+        for index, item, outcome in team.work(enumerate(items), jobs):
+            if isinstance(outcome, WorkerDied):
+                suspects.append((index, item))
+            else:
+                yield index, outcome
+        for suspect in suspects:
+            for index, _item, outcome in team.work(iter([suspect]), 1):
+                yield index, outcome
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        team.end()
 
 
-def _fill(
-    pool: ProcessPoolExecutor,
-    fn: Callable[[Any], Any],
-    todo: Iterable[tuple[int, Any]],
-    flying: dict[Future[Any], tuple[int, Any]],
-    limit: int,
-) -> bool:
-    """Submit until ``limit`` items are in flight. False when the pool is already broken."""
-    for index, item in islice(todo, max(limit - len(flying), 0)):
+class _Team:
+    """The worker processes of one map; they start with their first item and are replaced when they die."""
+
+    def __init__(self, task: tuple[Any, ...]) -> None:
+        self._task = task
+        self._workers: list[_Worker] = []
+        self._stillborn = 0
+
+    def work(self, items: Iterator[tuple[int, Any]], jobs: int) -> Iterator[tuple[int, Any, Any]]:
+        """(index, item, result) of every item, ``jobs`` at once; a WorkerDied for one whose worker has died."""
+        self._keep(jobs)
+        while True:
+            self._hand_out(items, jobs)
+            busy = {w.connection: w for w in self._workers if w.at is not None}
+            if not busy:
+                return
+            for connection in wait(list(busy)):
+                worker = busy[connection]
+                said = worker.hear()
+                if said is None:
+                    yield *worker.at, self._buried(worker)
+                elif said[0] == READY:
+                    self._stillborn = 0
+                else:
+                    (index, item), worker.at = worker.at, None
+                    yield index, item, _opened(*said)
+
+    def _hand_out(self, items: Iterator[tuple[int, Any]], jobs: int) -> None:
+        """Give every free worker an item, and start workers while there are items for them."""
+        for worker in [w for w in self._workers if w.at is None]:
+            if (pair := next(items, None)) is None:
+                return
+            worker.give(*pair)
+        while len(self._workers) < jobs and (pair := next(items, None)) is not None:
+            self._workers.append(_Worker(self._task))
+            self._workers[-1].give(*pair)
+
+    def _buried(self, worker: _Worker) -> WorkerDied:
+        """Remove the dead ``worker``. Raises MepipeError when workers die before they can work."""
+        self._workers.remove(worker)
+        how = worker.end()
+        self._stillborn += 0 if worker.ready else 1
+        if self._stillborn == STILLBORN:
+            do = "what is finished is kept; free memory or lower --jobs, and run the same command again"
+            raise MepipeError(f"worker processes cannot start ({how})", do=do)
+        return WorkerDied(f"its worker process died twice ({how}: out of memory, or a crash in a decoder)")
+
+    def _keep(self, count: int) -> None:
+        """End all workers but ``count``."""
+        while len(self._workers) > count:
+            self._workers.pop().end()
+
+    def end(self) -> None:
+        self._keep(0)
+
+
+class _Worker:
+    """One process that works on what it is given, one item at a time.  at: (index, item) at hand, None when free."""
+
+    def __init__(self, task: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.at: tuple[int, Any] | None = None
+        self.ready = False
+        self._process = context.Process(target=_serve, args=(theirs, *task), daemon=True)
         try:
-            flying[pool.submit(fn, item)] = (index, item)
-        except BrokenProcessPool:
-            lost: Future[Any] = Future()
-            lost.set_exception(BrokenProcessPool())
-            flying[lost] = (index, item)
-            return False
-    return True
+            with undisturbed():
+                self._process.start()
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()  # else the pipe stays open when the process dies
 
+    def give(self, index: int, item: Any) -> None:
+        self.at = (index, item)
+        with contextlib.suppress(OSError):  # it died while idle; hear() will find the closed pipe
+            self.connection.send(item)
 
-def _alone(fn: Callable[[Any], Any], item: Any, initargs: tuple[Any, ...]) -> Any:
-    with _pool(1, initargs) as pool:
+    def hear(self) -> tuple[str, Any] | None:
+        """What it says; None when it has died."""
         try:
-            return pool.submit(fn, item).result()
-        except BrokenProcessPool:
-            return WorkerDied("the worker process died twice on it (out of memory, or a crash in a decoder)")
+            said = self.connection.recv()
+        except (EOFError, OSError):
+            self._process.join(DYING)
+            return None
+        self.ready = True
+        return said
+
+    def end(self) -> str:
+        """Stop the process, at work or not. Returns how it had ended: "SIGKILL", "exit code 1"."""
+        code = self._process.exitcode
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def _pool(jobs: int, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=initargs)
+class _InWorker(Exception):
+    """The traceback of an error, from the process in which it was raised."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
 
-def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
+def _opened(kind: str, content: Any) -> Any:
+    """The value a worker sent, or a WorkerDied where memory ran out; raises any other error it sent."""
+    if kind == VALUE:
+        return content
+    error, trace = content
+    if isinstance(error, MemoryError):  # what the kernel would have killed it for, said politely
+        return WorkerDied("it ran out of memory twice")
+    raise error from _InWorker(trace)
+
+
+def _serve(
+    connection: Connection, fn: Callable[[Any], Any], setup: Callable[..., None] | None, setup_args: tuple[Any, ...]
+) -> None:
+    """What a worker process does: set up, say so, then work on what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, once
     die_with_parent()
-    if setup is not None:
-        setup(*setup_args)
+    failed = _tried(setup, *setup_args) if setup is not None else (READY, None)
+    connection.send((READY, None))
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        said = failed if failed[0] == ERROR else _tried(fn, item)
+        try:
+            connection.send(said)
+        except OSError:  # the parent has gone
+            return
+        except Exception as e:  # a result or an error that cannot be pickled is a bug of ours
+            connection.send((ERROR, (TypeError(f"{e} ({said[1]!r:.200})"), traceback.format_exc())))
+
+
+def _tried(fn: Callable[..., Any], *args: Any) -> tuple[str, Any]:
+    try:
+        return VALUE, fn(*args)
+    except Exception as e:
+        return ERROR, (e, traceback.format_exc())
 
 
 def die_with_parent() -> None:
@@ -125,7 +210,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _kill(pool: ProcessPoolExecutor) -> None:
-    """Stop the workers now. The standard library has a public call for this only from Python 3.14 on."""
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
-        process.kill()
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C while a process is started, here and for good in the process: it is the parent's to handle.
+
+    A terminal sends it to all processes at once, and one that is only just starting would answer with a traceback.
+    """
+    resource_tracker.ensure_running()  # started within, it would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -8,6 +8,7 @@ Images     BGR uint8 (H, W, 3); a damaged file is an error, never a grey half
 from __future__ import annotations
 
 import bisect
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -18,18 +19,29 @@ import numpy as np
 
 from mepipe.datasets.base import IMAGE_SUFFIXES
 from mepipe.errors import DataError
+from mepipe.imageheads import bomb, damage
+from mepipe.limits import IMAGE_BYTES, IMAGE_PIXELS, VIDEO_FRAMES, read_file
 
-# Read by OpenCV when it decodes the first image: a 60,000 x 60,000 PNG of a few kB must not take 10 GB.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 67 million; DFME's frames have 0.8
-MAX_BYTES = 256 << 20  # a single frame above this is no frame
+# Read by OpenCV when it decodes the first image, and again by us, image for image (imageheads.bomb).
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS()))
+# Read by OpenCV whenever it opens a video.  What a file calls itself decides nothing: a play list named clip.mp4 would
+# have FFmpeg open whatever files and addresses it lists.
+os.environ.setdefault(
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS",
+    "protocol_whitelist;file|format_whitelist;avi,mov,matroska,mpeg,mpegts,mpegvideo,asf",
+)
 
 MAX_DIGITS = 9  # of a frame number, its padding aside: a longer one is a time stamp or a telephone number
 # How file managers name a second copy of img46: img46 (1), img46 - Copy (2), img46 - Kopie, img46 copy 2, img46 2
 _COPY = re.compile(r"(.*?[0-9])(?: - \w+| copy)?(?: ?\([0-9]{1,2}\)| [0-9]{1,2})?", re.IGNORECASE)
 
-# Zero bytes in a row that a frame with a face in it cannot have: at best (optimised Huffman codes) they would be an
-# area of one colour of 350,000 px.  OpenCV decodes such a file to noise and says so only on the console.
-HOLE = bytes(2048)
+# How files begin that hold frames, by the place of the mark: whatever else FFmpeg can read, play lists among it, is
+# never given to it.  RIFF AVI; MP4 and MOV boxes; Matroska and WebM; MPEG program stream, elementary stream; ASF (WMV)
+VIDEO_KINDS = "no AVI, MP4, MOV, MKV, WebM, MPEG or WMV header"
+_VIDEO_MARKS = (
+    (0, b"RIFF"), (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (4, b"free"), (4, b"skip"),
+    (0, b"\x1a\x45\xdf\xa3"), (0, b"\0\0\1\xba"), (0, b"\0\0\1\xb3"), (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+)  # fmt: skip
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 
@@ -116,13 +128,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a frame. Raises DataError when it is absent or too large to be one."""
+    """The bytes of a frame. Raises DataError when it is absent, no regular file, or too large to be one."""
+    do = "check that the corpus is complete"
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has {path.stat().st_size >> 20} MB", do="that is no video frame; check it")
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}", do="check that the corpus is complete") from e
+        return read_file(path, IMAGE_BYTES, do)
+    except FileNotFoundError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}", do=do) from e
 
 
 def decode_image(data: bytes, path: Path, always_colour: bool = True) -> np.ndarray:
@@ -136,6 +147,8 @@ def decode_image(data: bytes, path: Path, always_colour: bool = True) -> np.ndar
     broken = damage(data)
     if broken:
         raise DataError(f"{path} {broken}", do="unpack or copy the clip again")
+    if claimed := bomb(data):
+        raise DataError(f"{path} {claimed}")
     try:
         how = cv2.IMREAD_COLOR if always_colour else cv2.IMREAD_ANYCOLOR
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
@@ -150,25 +163,6 @@ def _reason(e: Exception) -> str:
     return "too many pixels" if "CV_IO_MAX_IMAGE" in str(e) or "pixels" in str(e) else "damaged"
 
 
-def damage(data: bytes) -> str:
-    """Why these bytes are no whole image, or ''. Knows JPEG, PNG and BMP; others are left to the decoder."""
-    if not data:
-        return "is empty"
-    if data[:2] == b"\xff\xd8":
-        # inside the scan 0xFF is always stuffed, so an end marker after the last start of scan is the real end
-        scan = data.rfind(b"\xff\xda")
-        if data.rfind(b"\xff\xd9") < scan:
-            return "is a truncated JPEG"
-        return "is a JPEG with a hole, as an interrupted copy leaves it" if data.find(HOLE, scan) >= 0 else ""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "" if b"IEND" in data[-64:] else "is a truncated PNG"
-    if data[:2] == b"BM":
-        return "is a truncated BMP" if len(data) < int.from_bytes(data[2:6], "little") else ""
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return ""
-    return "is not an image (no JPEG, PNG, BMP or TIFF header)"
-
-
 class VideoFile:
     """The frames of a video, numbered from 0. Decoded on demand; frames must be asked for in rising order
     to be quick. Raises DataError for a file that OpenCV cannot open.
@@ -178,12 +172,23 @@ class VideoFile:
         import cv2
 
         self.path = path
+        if not _is_video(path):
+            raise DataError(
+                f"{path} cannot be opened as a video ({VIDEO_KINDS})", do="convert it to MP4 or AVI, or give frames"
+            )
         self._capture = cv2.VideoCapture(str(path))
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture.isOpened() else 0
+        opened = self._capture.isOpened()
+        count, self.fps, width, height = (
+            _finite(self._capture.get(which)) if opened else 0.0
+            for which in (
+                cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT,
+            )
+        )  # fmt: skip
         if count < 1:
             raise DataError(f"{path} cannot be opened as a video", do="convert it to MP4 or AVI, or give frames")
-        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or 0.0
-        self.numbers: Sequence[int] = range(count)
+        VIDEO_FRAMES.check(str(path), int(count))
+        IMAGE_PIXELS.check(f"{path}, {width:.0f} x {height:.0f}", int(width * height))
+        self.numbers: Sequence[int] = range(int(count))
         self._next = 0
         self._last: np.ndarray | None = None
 
@@ -193,13 +198,22 @@ class VideoFile:
         if number < self._next:
             self._rewind()
         while self._next <= number:
-            ok, image = self._capture.read()
-            if not ok:
-                raise DataError(f"{self.path}: frame {self._next} cannot be decoded", do="the file may be cut short")
-            self._last = image
+            self._last = self._decoded()
             self._next += 1
         assert self._last is not None
         return self._last
+
+    def _decoded(self) -> np.ndarray:
+        """The next frame. Raises DataError."""
+        import cv2
+
+        try:
+            ok, image = self._capture.read()
+        except cv2.error:
+            ok, image = False, None
+        if not ok or image is None or image.ndim != 3 or image.dtype != np.uint8:
+            raise DataError(f"{self.path}: frame {self._next} cannot be decoded", do="the file may be cut short")
+        return image
 
     def _rewind(self) -> None:
         import cv2
@@ -212,6 +226,20 @@ class VideoFile:
     def signature(self, number: int) -> list[int | str]:
         stat = self.path.stat()
         return [self.path.name, stat.st_size, stat.st_mtime_ns, number]
+
+
+def _is_video(path: Path) -> bool:
+    try:
+        with path.open("rb") as f:
+            data = f.read(189)
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}", do="check the path and its permissions") from e
+    stream = data[:1] == data[188:189] == b"G"  # packets of an MPEG transport stream have 188 bytes each
+    return stream or any(data[place : place + len(mark)] == mark for place, mark in _VIDEO_MARKS)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def open_frames(path: Path) -> FrameFolder | VideoFile:

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mepipe.errors import DataError
-from mepipe.frames import FrameFolder, damage, read_image
+from mepipe.frames import FrameFolder, read_image
+from mepipe.imageheads import bomb, damage, picture_size
 from mepipe.settings import cores
 
 ENDS = 64 << 10  # bytes read at either end of an image: its header and its end marker lie there
-JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a frame header; ITU-T T.81, table B.1
 
 
 class Images:
@@ -77,23 +77,11 @@ def glance(path: Path) -> str:
         broken = "is a truncated BMP" if size < int.from_bytes(data[2:6], "little") else ""
     else:
         broken = damage(data + rest)
+    broken = broken or bomb(data)
     return f"{path.name} {broken}" if broken else ""
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) in px as the header of a PNG, BMP or JPEG says; None where the first bytes do not tell."""
+    """(width, height) in px as the header of a PNG, BMP, JPEG or TIFF says; None where the first bytes do not tell."""
     with path.open("rb") as f:
-        data = f.read(ENDS)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if data[:2] == b"BM" and data[14:18] != b"\x0c\0\0\0":  # the header of OS/2 has sizes of 16 bits
-        width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
-        return width, abs(height)  # negative: the rows run from top to bottom
-    place = 2 if data[:2] == b"\xff\xd8" else len(data)
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] in JPEG_SIZE:
-            return int.from_bytes(data[place + 7 : place + 9], "big"), int.from_bytes(
-                data[place + 5 : place + 7], "big"
-            )
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
+        return picture_size(f.read(ENDS))

@@ -219,18 +219,38 @@ def read_records(folder: Path) -> list[Record]:
         return []
     n = 1
     try:
-        with path.open(newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError("its header is not that of clips.csv")
-            records = []
-            for row in reader:
-                n = reader.line_num
-                records.append(Record.from_row(row))
-            return records
+        reader = csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8"), newline=""))
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError("its header is not that of clips.csv")
+        records = []
+        for row in reader:
+            n = reader.line_num
+            records.append(checked(Record.from_row(row)))
+        return records
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
         do = f"run mepipe prepare {folder.name} RAW again; it rewrites the file"
         raise DataError(f"{path} row {n} cannot be read ({e})", do=do) from e
+
+
+def checked(record: Record) -> Record:
+    """``record``, whose names become folders and whose numbers int32. Raises ValueError for others.
+
+    prepare writes no others; but a workspace may come from a stranger.
+    """
+    try:
+        for name in (record.corpus, record.subject, record.clip):
+            safe_name(name)
+    except DataError as e:
+        raise ValueError(e.what) from e
+    numbers = [n for n in (record.onset, record.apex, record.offset) if n is not None]
+    if any(not 0 <= n < 2**31 for n in numbers):
+        raise ValueError(f"frames {numbers} cannot be")
+    if record.status not in ("ok", "repaired", "refused"):
+        raise ValueError(f"status {record.status!r} is unknown")
+    texts = [value for value in record.row().values() if isinstance(value, str)]
+    if not "".join(texts).isprintable():
+        raise ValueError("a cell holds control characters")
+    return record
 
 
 def summary_lines(summary: Summary, most: int = 20) -> list[str]:

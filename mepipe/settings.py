@@ -34,13 +34,14 @@ class Checked:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]  # only mixed into dataclasses
-            _check(f, getattr(self, f.name))
+            check_value(f, getattr(self, f.name))
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]  # see above
 
 
-def _check(f: dataclasses.Field, value: Any) -> None:
+def check_value(f: dataclasses.Field, value: Any) -> None:
+    """Check ``value`` against the choices and bounds of the option ``f``. Raises UsageError that names it."""
     meta, name = f.metadata, "--" + f.name.replace("_", "-")
     if value is None or not meta:
         return
@@ -176,6 +177,10 @@ class TrainConfig(Checked):
         None, "flow scaling: mean and std of the training fold, or none; default: standard, none for models that "
         "prepare their own input", choices=("standard", "none"),
     )  # fmt: skip
+    head_motion: str | None = option(
+        None, "subtract each clip's median u and v, which most of the face shares: remove, keep, or auto (remove from "
+        "flow in px, keep in normalised arrays); default: the recipe (paper: keep)", choices=("keep", "remove", "auto"),
+    )  # fmt: skip
     flip: float | None = option(
         None, "probability of a horizontal flip (u changes sign); default: the recipe (paper: 0.5)", low=0.0, high=1.0
     )
@@ -206,6 +211,9 @@ class TrainConfig(Checked):
         None, "torch threads of a fold on the CPU (they decide the last digits); default: 1, "
         "more where there are fewer folds than cores", low=1,
     )  # fmt: skip
+    logger: tuple[str, ...] = option(
+        (), "also tell this logger: tensorboard, or one of yours; every fold has its log.csv anyway", metavar="NAME"
+    )
     run: str | None = option(None, "name of the run folder; default: made from the settings", metavar="NAME")
     resume: str | None = option(None, "go on with this run and its settings", metavar="RUN")
     force: bool = option(False, "start again even if the run is there")

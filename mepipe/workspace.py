@@ -2,18 +2,18 @@
 
 Layout   WORKSPACE/prepared/<corpus>/  flow/  runs/<run>/
 Writing  temp file in the same folder, flush, fsync, rename, fsync of the folder
-Locks    one writer per stage; a lock whose process is dead is taken over
+Locks    one writer per stage; a lock whose process is dead is taken over (locks.py)
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -21,6 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError
+from mepipe.locks import held
+
+# What the system says where the machine is in the way, not the data and not a bug of ours: what can be done.
+MACHINE: dict[int, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    **dict.fromkeys((errno.ENOMEM, errno.EAGAIN), "free memory or processes, or lower --jobs,"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "fix the permission, or choose another workspace with -w,"),
+    errno.EROFS: "make it writable, or choose another workspace with -w,",
+    **dict.fromkeys((errno.EIO, errno.ENXIO, errno.ENODEV), "check the disk"),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN), "bring the network disk back"),
+}
 
 TEMP_MARK = ".mepipe-tmp-"  # every unfinished file or folder of ours carries it; sweep() removes such
 _NAME = re.compile(r"[^\W_][\w\-+. ()&,]*", re.ASCII)  # what a subject or clip may be called as a folder of ours
@@ -52,60 +64,12 @@ class Workspace:
         """Hold ``stage`` (say ``prepare-casme2``) for this process; raises MepipeError if another does."""
         path = self.root / ".locks" / f"{safe_name(stage)}.json"
         make_folder(path.parent)
-        _take_lock(path, stage)
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held(path, stage))
+            except OSError as e:
+                raise write_failed(path, e) from e
             yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _take_lock(path: Path, stage: str) -> None:
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")})
-    for _ in range(3):
-        try:
-            with path.open("x") as f:
-                f.write(mine)
-            return
-        except FileExistsError:
-            if not _is_stale(path):
-                holder = _read_lock(path)
-                raise MepipeError(
-                    f"{stage} is already running in this workspace (host {holder.get('host')}, "
-                    f"pid {holder.get('pid')}, since {holder.get('since')})",
-                    do=f"wait for it, or remove {path} if that process is gone",
-                ) from None
-            path.unlink(missing_ok=True)
-    raise MepipeError(f"could not take the lock {path}", do="try again")
-
-
-def _read_lock(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _is_stale(path: Path) -> bool:
-    """True when the holder was a process of this host that no longer lives (or wrote no name)."""
-    holder = _read_lock(path)
-    if not holder:  # half-written by a process killed in between; give a living one a moment
-        time.sleep(0.2)
-        holder = _read_lock(path)
-        if not holder:
-            return True
-    if holder.get("host") != socket.gethostname():
-        return False
-    return not _alive(int(holder.get("pid", 0)))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # --- writing ---------------------------------------------------------------------------------------
@@ -116,7 +80,8 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise MepipeError(f"cannot create {path}: {e.strerror}", do="choose another workspace with -w") from e
+        do = machine_error(e).do if e.errno in MACHINE else "choose another workspace with -w"
+        raise MepipeError(f"cannot create {path}: {e.strerror}", do=do) from e
     return path
 
 
@@ -172,10 +137,17 @@ def replace_folder(temp: Path, final: Path) -> None:
 
 
 def write_failed(path: Path, e: OSError) -> MepipeError:
-    return MepipeError(
-        f"cannot write {path}: {e.strerror or e}",
-        do="what is finished is kept; make room or fix the permission and run the same command again",
-    )
+    """What to raise when ``path`` could not be written: with the remedy for what the system said."""
+    return MepipeError(f"cannot write {path}: {e.strerror or e}", do=machine_error(e).do)
+
+
+def machine_error(e: OSError, path: str | Path | None = None) -> MepipeError:
+    """An OSError with a reason of ``MACHINE`` as the one line of a command that the machine has stopped."""
+    number, where = e.errno or 0, path or e.filename
+    what = f"{where}: " if where else ""
+    remedy = MACHINE.get(number, "make room or fix the permission")
+    do = f"what is finished is kept; {remedy} and run the same command again"
+    return MepipeError(f"{what}{os.strerror(number) if number else e}", do=do)
 
 
 def temp_beside(path: Path) -> Path:

@@ -112,17 +112,23 @@ def composite_labels(name: str, samples: Sequence[Sample], classes: int) -> tupl
 
 
 class FlowStore:
-    """All flows of a data set by index, in memory when they fit, else read for each batch."""
+    """All flows of a data set by index, in memory when they fit, else read for each batch.
 
-    def __init__(self, data: FlowDataset, device: torch.device) -> None:
-        self.data = data
+    head_motion: "keep" or "remove" (``without_head_motion``).
+    """
+
+    def __init__(self, data: FlowDataset, device: torch.device, head_motion: str = "keep") -> None:
+        self.data, self._still = data, head_motion == "remove"
         size = len(data) * data.flow(0).nbytes if len(data) else 0
         self.in_memory = size <= MEMORY_SHARE * free_memory(device)
         self._all = self._load().to(device) if self.in_memory else None
         self.device = device
 
     def _load(self) -> Tensor:
-        return torch.from_numpy(self.data.flows(range(len(self.data))))
+        x = torch.from_numpy(self.data.flows(range(len(self.data))))
+        for part in x.split(PREPARED_AT_ONCE) if self._still else ():
+            part.copy_(without_head_motion(part))
+        return x
 
     def batch(self, indices: Sequence[int], mirrored: Tensor | None = None) -> Tensor:
         """(len(indices), 3, H, W) float32 on the store's device, in px, or as the shards are normalised.
@@ -133,6 +139,7 @@ class FlowStore:
             x = self._all[torch.as_tensor(indices, device=self.device)]
         else:
             x = torch.from_numpy(self.data.flows(indices)).to(self.device)
+            x = without_head_motion(x) if self._still else x
         return x if mirrored is None else flip(x, mirrored.to(self.device), self.data.content.mirror)
 
 
@@ -207,6 +214,17 @@ def fitted_scale(sample_moments: np.ndarray, train: Sequence[int]) -> Scale:
     first, second = sample_moments[list(train)].mean(0)
     std = np.sqrt(np.maximum(second - first**2, 1e-12))  # a corpus without any motion must not divide by zero
     return Scale(tuple(first.tolist()), tuple(std.tolist()))
+
+
+def without_head_motion(x: Tensor) -> Tensor:
+    """Flow (B, 3, H, W) in px without each clip's own shift of the whole face.
+
+    u and v less their (lower) medians over the crop: most of a face rests during a micro-expression, so that what
+    most pixels share is the head's motion, or what alignment left of it.  The magnitude is that of what remains.
+    One clip at a time: nothing is learned, nothing can leak.
+    """
+    uv = x[:, :2] - x[:, :2].flatten(2).median(2).values[..., None, None]
+    return torch.cat((uv, uv.norm(dim=1, keepdim=True)), 1)
 
 
 def flip(x: Tensor, which: Tensor, mirror: float = 0.0) -> Tensor:

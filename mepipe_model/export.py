@@ -65,21 +65,29 @@ class Exported:
 
 
 class Graph(nn.Module):
-    """What is exported: scaling, model, probabilities and decision."""
+    """What is exported: removal of head motion, scaling, model, probabilities and decision."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: FlowModel, scale: Scale) -> None:
+    def __init__(self, model: FlowModel, scale: Scale, still: bool = False) -> None:
         super().__init__()
-        self.model, self.scale = model, scale
+        self.model, self.scale, self.still = model, scale, still
         self.register_buffer("mean", torch.tensor(scale.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(scale.std).view(-1, 1, 1))
 
     def forward(self, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        flow = by_sorting(flow) if self.still else flow
         x = flow if self.scale == Scale.none() else (flow - self.mean) / self.std
         logits = self.model(x)
         return logits, self.model.head.probabilities(logits), self.model.head.decide(logits)
+
+
+def by_sorting(x: Tensor) -> Tensor:
+    """``data.without_head_motion`` in operations that ONNX has: it knows no median."""
+    ordered = x[:, :2].flatten(2).sort(2).values
+    uv = x[:, :2] - ordered[..., (ordered.shape[2] - 1) // 2, None, None]
+    return torch.cat((uv, uv.square().sum(1, keepdim=True).sqrt()), 1)
 
 
 def export_run(ws: Workspace, run: str, format: str, fold: str | None = None, out: Path | None = None) -> Exported:
@@ -97,7 +105,7 @@ def export_run(ws: Workspace, run: str, format: str, fold: str | None = None, ou
     path = out or the_run.folder / "export" / f"{the_run.fold(folds[0]).name}{FORMATS[format]}"
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder", do="name a file")
-    original = Graph(model, scale).eval()
+    original = Graph(model, scale, the_run.settings.head_motion == "remove").eval()
     about = json.dumps(description(the_run, folds[0], model, scale))
     with atomic_file(path) as temp, torch.no_grad():
         written = WRITERS[format](temp, original, about)
@@ -130,6 +138,7 @@ def description(run: Run, fold: str, model: FlowModel, scale: Scale) -> dict[str
         "normalised": bool(flow.get("normalised")),
         "model": model.config,
         "scale": {"mean": scale.mean, "std": scale.std},
+        "head_motion": run.settings.head_motion or "keep",
     }
 
 
@@ -182,7 +191,8 @@ def _safetensors(path: Path, graph: Graph, about: str) -> Callable[[Tensor], Any
         read = json.loads(file.metadata()["mepipe"])
     model = create_model(**read["model"])
     model.load_state_dict(load_file(path))
-    return Graph(model, Scale(tuple(read["scale"]["mean"]), tuple(read["scale"]["std"]))).eval()
+    scale = Scale(tuple(read["scale"]["mean"]), tuple(read["scale"]["std"]))
+    return Graph(model, scale, read.get("head_motion") == "remove").eval()
 
 
 def _torchscript(path: Path, graph: Graph, about: str) -> Callable[[Tensor], Any]:
@@ -232,7 +242,7 @@ def portable(graph: Graph) -> Graph:
         return graph
     model = create_model(**{**config, "scan_backend": "loop"})
     model.load_state_dict(graph.model.state_dict())
-    return Graph(model, graph.scale).eval()
+    return Graph(model, graph.scale, graph.still).eval()
 
 
 @contextmanager

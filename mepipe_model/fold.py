@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle  # for the name of the error that torch.load raises; nothing is unpickled
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
 from mepipe_model.sequences import SequenceStore
+from mepipe_model.tensorfiles import read_torch
 from mepipe_model.weights import save_weights
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
@@ -50,7 +50,7 @@ class Bench:
         self.workspace = Workspace(workspace)
         flow = self.workspace.flow
         self.data = FlowDataset(flow, about["corpora"], self.config.classes, composite=about.get("composite"))
-        self.store = FlowStore(self.data, self.device)
+        self.store = FlowStore(self.data, self.device, self.config.head_motion or "keep")
         folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
         self.folds = {f.id: f for f in folds}
         self._prepared: PreparedStore | SequenceStore | None = None
@@ -289,15 +289,16 @@ class _Training:
         if not path.is_file():
             return 0
         try:
-            state = torch.load(path, map_location=self.bench.device, weights_only=True)
+            state = read_torch(path, self.bench.device)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best = _Best(*state["best"])
             self.log = state["log"]
             return int(state["next_epoch"])
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             do = "remove it: the fold then starts again"
-            raise DataError(f"{path} is no state of this fold ({type(e).__name__})", do=do) from e
+            why = type(e.__cause__ or e).__name__
+            raise DataError(f"{path} is no state of this fold ({why})", do=do) from e
 
 
 def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.settings import TrainConfig, cores
-from mepipe.shards import Sample, Shards, list_shards
+from mepipe.shards import Content, Sample, Shards, list_shards
 from mepipe.workspace import Workspace, digest
 from mepipe_model.fitted import check_inputs
 from mepipe_model.protocols import Fold, make_folds, named_parts, only_corpus
@@ -58,7 +58,12 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     # part of the run's identity, like every setting: sums over threads differ in their last digits
     threads = config.threads or max(1, cores() // len(folds))
     return Plan(
-        config=replace(config, data=(composite,) if composite else corpora, threads=threads),
+        config=replace(
+            config,
+            data=(composite,) if composite else corpora,
+            threads=threads,
+            head_motion=settled_head_motion(config, data.content),
+        ),
         corpora=corpora,
         composite=composite,
         missing=data.missing,
@@ -72,6 +77,17 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
         fingerprint=fingerprint,
         flow=flow_facts(data.shards),
     )
+
+
+def settled_head_motion(config: TrainConfig, content: Content) -> str:
+    """``--head-motion`` without auto. Raises UsageError where it is to be removed and the input is no flow in px."""
+    from mepipe_model.models import model_info
+
+    in_px = not content.normalised and model_info(config.model).takes != "frames"
+    if config.head_motion == "remove" and not in_px:
+        what = "normalised arrays" if content.normalised else f"the frames that {config.model} reads"
+        raise UsageError(f"--head-motion remove needs flow in px, not {what}", do="use --head-motion keep")
+    return "remove" if in_px and config.head_motion != "keep" else "keep"
 
 
 def flow_facts(shards: Shards) -> dict[str, Any]:

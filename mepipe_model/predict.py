@@ -191,6 +191,7 @@ def mean_probabilities(run: Run, folds: list[str], seen: np.ndarray) -> np.ndarr
     """
     import torch
 
+    from mepipe_model.data import without_head_motion
     from mepipe_model.models.base import PreparingModel
     from mepipe_model.weights import load_weights
 
@@ -200,6 +201,7 @@ def mean_probabilities(run: Run, folds: list[str], seen: np.ndarray) -> np.ndarr
         model, scale = load_weights(run.fold(fold))
         with torch.inference_mode():
             x = torch.from_numpy(seen)[None]
+            x = without_head_motion(x) if run.settings.head_motion == "remove" else x
             if isinstance(model, PreparingModel):
                 prepared = model.prepare(x) if prepared is None else prepared
                 out = model.network(prepared)

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mepipe.errors import MepipeError, one_line
-from mepipe.executors import die_with_parent
+from mepipe.executors import die_with_parent, undisturbed
 
 TRIES = 2  # of a fold whose process dies: once may have been a neighbour's fault (memory), twice is its own
 DYING = 10.0  # seconds from the end of a process's pipe to its exit status
@@ -167,9 +167,16 @@ class _Slot:
     def _start(self) -> None:
         context = get_context("spawn")  # forking under torch's threads deadlocks, and CUDA does not survive it
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.device, *self._work), daemon=True)
-        self._process.start()
-        theirs.close()  # else the pipe stays open when the process dies
+        process = context.Process(target=_serve, args=(theirs, self.device, *self._work), daemon=True)
+        try:
+            with undisturbed():
+                process.start()
+        except BaseException:  # no handle or no memory for one more process: the command ends, end() has none to stop
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()  # else the pipe stays open when the process dies
+        self._process = process
 
 
 def _serve(connection: Connection, device: str, fn: Any, setup: Any, setup_args: tuple[Any, ...]) -> None:

@@ -11,20 +11,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.limits import JSON_BYTES, TABLE_BYTES, read_file
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, digest, safe_name, write_text
+from mepipe_model.runcheck import check_config
 
 FORMAT, VERSION = "mepipe.run", 1
 NEEDED = ("corpus", "subject", "clip", "true", "pred")  # columns of a predictions.csv
 ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
 # settings that do not change any number of a run
-BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "data"})
+BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "logger", "data"})
 # settings younger than some runs: at these values, which is what was done before, a run keeps the name it had
 LATER: dict[str, Any] = {"test_corpus": None, "class_weights": "none"}
 # of config.json's data: what must be equal for predictions to belong to one experiment
@@ -147,18 +150,20 @@ def load_run(folder: Path) -> Run:
         found = f"{config.get('format')!r} version {config.get('version')!r}"
         do = "it is no run, or one of another version: train again under another --run"
         raise DataError(f"{folder / 'config.json'} is {found}; this mepipe reads {FORMAT!r} version {VERSION}", do=do)
+    check_config(folder / "config.json", config)
     return Run(folder, config)
 
 
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any] | None:
     """A JSON object from a file of ours. Raises DataError when it is damaged."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_file(path, JSON_BYTES).decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a character ("\\ud800") can be shown to nobody
     except FileNotFoundError:
         if missing_ok:
             return None
         raise DataError(f"{path} is missing") from None
-    except (OSError, ValueError) as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read ({e})", do="remove it and run the command again") from e
     if not isinstance(value, dict):
         raise DataError(f"{path} does not hold a JSON object", do="remove it and run the command again")
@@ -185,9 +190,9 @@ def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
     Columns corpus, subject, clip, true, pred in any order; fold and p_<class> where there are any.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            table = list(csv.reader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        text = read_file(path, TABLE_BYTES).decode("utf-8-sig")
+        table = list(csv.reader(io.StringIO(text, newline="")))
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"cannot read {path}: {e}") from e
     header = [c.strip() for c in table[0]] if table else []
     absent = [c for c in NEEDED if c not in header]
@@ -195,6 +200,8 @@ def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
         do = f"columns: {', '.join(NEEDED)}; fold and p_<class> may follow"
         raise DataError(f"{path} has no column {', '.join(absent)}", do=do)
     given = tuple(c.removeprefix("p_") for c in header if c.startswith("p_"))
+    if len(set(header)) < len(header) or not "".join(header).isprintable():
+        raise DataError(f"{path}: its header has a column twice, or one that cannot be shown")
     rows = [(n, dict(zip(header, row, strict=False))) for n, row in enumerate(table[1:], start=2) if row]
     return [_prediction(path, n, row, given) for n, row in rows], given or _occurring(row for _, row in rows)
 
@@ -206,10 +213,14 @@ def _prediction(path: Path, n: int, row: dict[str, str], classes: tuple[str, ...
         probabilities = tuple(float(row[f"p_{c}"]) for c in classes)
     except (KeyError, ValueError) as e:
         raise DataError(f"{path} row {n}: a probability is missing or no number ({e})") from e
+    if not all(map(math.isfinite, probabilities)):
+        raise DataError(f"{path} row {n}: a probability is no finite number")
     for name in ("true", "pred"):
         if classes and row[name] not in classes:
             raise DataError(f"{path} row {n}: class {row[name]!r} is none of {', '.join(classes)}")
-    names = (row["corpus"], row["subject"], row["clip"], row.get("fold", ""), row["true"], row["pred"])
+    names = (row["corpus"], row["subject"], row["clip"], row.get("fold") or "", row["true"], row["pred"])
+    if not "".join(names).isprintable():
+        raise DataError(f"{path} row {n}: a name holds control characters")
     return Prediction(*names, probabilities)
 
 

@@ -19,6 +19,7 @@ from mepipe.shards import list_shards, shard_hash
 from mepipe.workspace import Workspace, make_folder, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.evaluate import pool_run, score_lines
+from mepipe_model.loggers import telling
 from mepipe_model.plan import Plan, make_plan
 from mepipe_model.protocols import chosen
 from mepipe_model.recipes import model_options, resolved
@@ -72,8 +73,10 @@ def train_run(
         left = [f for f in wanted if run.fold_facts(f.id) is None]
         for line in start_lines(plan, run, len(wanted), len(left)):
             say(line)
-        failed = run_folds(ws, plan, run, left, progress, say)
-        metrics = pool_run(run) if run.finished() else None
+        with telling(plan.config.logger, run, [f.id for f in left], say) as pooled:
+            failed = run_folds(ws, plan, run, left, progress, say)
+            metrics = pool_run(run) if run.finished() else None
+            pooled(metrics)
     if failed or metrics is None:
         raise FoldsFailed(failure_line(failed), do="the same command tries them again")
     return Outcome(run.folder, metrics, score_lines(run, metrics))
@@ -95,9 +98,10 @@ def failure_line(failed: dict[str, str]) -> str:
 
 
 def resumed(ws: Workspace, config: TrainConfig) -> TrainConfig:
-    """The settings of the run to go on with; folds and jobs come from this command."""
+    """The settings of the run to go on with; folds, jobs and loggers come from this command."""
     run = find_run(ws, config.resume or "")
-    return replace(run.settings, run=run.name, folds=config.folds, jobs=config.jobs, dry_run=config.dry_run)
+    beside = {name: getattr(config, name) for name in ("folds", "jobs", "logger", "dry_run")}
+    return replace(run.settings, run=run.name, **beside)
 
 
 def open_run(ws: Workspace, plan: Plan, name: str) -> Run:

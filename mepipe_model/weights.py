@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,21 +38,30 @@ def load_weights(folder: Path) -> tuple[FlowModel, Scale]:
 
     Raises DataError, naming the file, when it is damaged or does not fit its description.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from mepipe_model.data import Scale
     from mepipe_model.models import create_model
+    from mepipe_model.tensorfiles import check_options, read_safetensors, within
 
     about = read_json(folder / ABOUT) or {}
     try:
+        tensors = read_safetensors(folder / WEIGHTS)
         if hash_file(folder / WEIGHTS) != about["sha256"]:
             raise ValueError("its sha256 is not the one in weights.json")
-        model = create_model(**about["model"])
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        scale = Scale(tuple(map(float, about["scale"]["mean"])), tuple(map(float, about["scale"]["std"])))
-    except (KeyError, TypeError, ValueError, UsageError, OSError, RuntimeError, SafetensorError) as e:
+        options = check_options(about["model"])
+        with within(tensors):
+            model = create_model(**options)
+        model.load_state_dict(tensors)
+        scale = Scale(_three(about["scale"]["mean"]), _three(about["scale"]["std"]))
+    except (KeyError, TypeError, ValueError, UsageError, OSError, RuntimeError, MemoryError) as e:
         do = "train the fold again: remove its folder and run the same train command"
         raise DataError(f"{folder / WEIGHTS} cannot be used ({type(e).__name__}: {e})", do=do) from e
     model.eval()
     return model, scale
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    """One finite number for each channel. Raises TypeError, ValueError."""
+    first, second, third = map(float, values)
+    if not all(map(math.isfinite, (first, second, third))):
+        raise ValueError(f"its scale is {values}")
+    return first, second, third

@@ -8,7 +8,16 @@ import torch
 
 from mepipe.errors import DataError, UsageError
 from mepipe.shards import PX, PX_STRAIN, Sample, open_shards, write_shard
-from mepipe_model.data import FlowDataset, FlowStore, Scale, batches, fitted_scale, flip, moments
+from mepipe_model.data import (
+    FlowDataset,
+    FlowStore,
+    Scale,
+    batches,
+    fitted_scale,
+    flip,
+    moments,
+    without_head_motion,
+)
 
 PROVENANCE = {"engine": "opencv", "parameters": {}, "versions": {}}
 
@@ -79,6 +88,31 @@ def test_a_store_gives_the_same_batches_from_memory_and_from_disk(folder, monkey
     assert memory.in_memory
     assert not disk.in_memory
     assert torch.equal(memory.batch([3, 0]), disk.batch([3, 0]))
+
+
+def test_a_head_that_moved_is_put_back():
+    """A quarter of the face moves, all of it drifts: what is left is the quarter's own motion, clip by clip."""
+    own = torch.zeros(2, 2, 8, 8)
+    own[0, 0, :4, :4], own[1, 1, 4:, 4:] = 1.5, -0.75
+    drift = torch.tensor([[0.25, -0.5], [-1.0, 2.0]]).view(2, 2, 1, 1)
+    moved = own + drift
+    x = without_head_motion(torch.cat((moved, moved.norm(dim=1, keepdim=True)), 1))
+    assert torch.equal(x[:, :2], own)
+    assert torch.equal(x[:, 2], own.norm(dim=1))
+    alone = without_head_motion(torch.cat((moved[1:], torch.zeros(1, 1, 8, 8)), 1))
+    assert torch.equal(alone[0], x[1]), "of the other clips in the batch nothing is seen"
+
+
+@pytest.mark.parametrize("free", [None, 1.0])
+def test_a_store_without_head_motion_gives_every_clip_so(folder, monkeypatch, free):
+    if free is not None:
+        monkeypatch.setattr("mepipe_model.data.free_memory", lambda device: free)
+    data = FlowDataset(folder)
+    plain, still = FlowStore(data, torch.device("cpu")), FlowStore(data, torch.device("cpu"), "remove")
+    x = still.batch([3, 0, 2])
+    assert torch.equal(x, without_head_motion(plain.batch([3, 0, 2])))
+    assert float(x[:, :2].flatten(2).median(2).values.abs().max()) == 0
+    assert float(plain.batch([0])[:, :2].flatten(2).median(2).values.abs().min()) > 0
 
 
 def test_the_scale_sees_the_training_clips_only(folder):

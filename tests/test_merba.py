@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mepipe.errors import UsageError
 from mepipe_model.models import create_model
 from mepipe_model.models.blocks import Attention, DropPath, Mlp, TokenBlock, TokenBlocks, from_windows, to_windows
 from mepipe_model.models.mixer import LocalMixer, SequenceConv, _orders
@@ -64,7 +65,7 @@ def test_each_part_has_its_share_of_the_parameters():
 
 
 def test_the_maps_halve_and_double_as_in_table_1():
-    model, shapes = tiny(), []
+    model, shapes = tiny(input_size=None), []
     for part in (model.stem, *model.stages):
         part.register_forward_hook(lambda module, given, out: shapes.append(tuple(out.shape[1:])))
     with torch.no_grad():
@@ -235,9 +236,25 @@ def test_a_map_that_does_not_divide_into_windows_keeps_its_size(window):
     assert _orders(("a",), W, W, torch.device("cpu"))[0].shape == (1, 49)
 
 
+def test_the_input_is_brought_to_input_size():
+    torch.manual_seed(0)
+    as_it_comes, small = tiny(input_size=None).eval(), tiny().eval()
+    small.load_state_dict(as_it_comes.state_dict())
+    assert small.input_size == 112
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        quarter = x.view(2, 3, 112, 2, 112, 2).mean((3, 5))
+        assert torch.allclose(small(x), as_it_comes(quarter), atol=1e-6)
+        assert torch.equal(small(quarter), as_it_comes(quarter)), "of the right size: untouched"
+        constant = torch.full((1, 3, 28, 28), 2.5)
+        assert torch.allclose(small(constant), as_it_comes(constant.expand(1, 3, 28, 28).repeat(1, 1, 4, 4)), atol=1e-5)
+    with pytest.raises(UsageError, match="input_size=0 must be a whole number"):
+        tiny(input_size=0)
+
+
 @pytest.mark.parametrize("size", [(224, 224), (112, 160), (50, 75), (28, 28), (16, 16)])
 def test_any_input_size_gives_finite_logits(size):
-    model = tiny().eval()
+    model = tiny(input_size=None).eval()
     with torch.no_grad():
         assert model(torch.randn(2, 3, *size)).isfinite().all()
 

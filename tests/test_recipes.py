@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
+from mepipe.shards import Content
 from mepipe_model.announce import CURVE, curve_lines
+from mepipe_model.plan import settled_head_motion
 from mepipe_model.recipes import learning_rate, model_options, resolved
 
 
@@ -68,3 +72,17 @@ def test_model_options_are_read_as_json_where_they_are():
 def test_settings_out_of_range_name_the_option(options, message):
     with pytest.raises(UsageError, match=message):
         TrainConfig(**options)
+
+
+def test_head_motion_is_settled_by_what_the_shards_hold():
+    px = Content(("u", "v", "magnitude"))
+    maps = Content(("u", "v", "strain"), normalised=True)
+    merba, tiny = (resolved(TrainConfig(model=m)) for m in ("merba", "merba_tiny"))
+    assert (settled_head_motion(merba, px), settled_head_motion(tiny, px)) == ("keep", "remove")
+    assert settled_head_motion(tiny, maps) == "keep"
+    assert settled_head_motion(replace(tiny, head_motion="keep"), px) == "keep"
+    assert settled_head_motion(replace(merba, head_motion="auto"), px) == "remove"
+    with pytest.raises(UsageError, match=r"--head-motion remove needs flow in px, not normalised arrays"):
+        settled_head_motion(replace(merba, head_motion="remove"), maps)
+    with pytest.raises(UsageError, match=r"not the frames that lbp_top reads"):
+        settled_head_motion(TrainConfig(model="lbp_top", head_motion="remove"), px)

@@ -6,6 +6,7 @@ import base64
 import colorsys
 import hashlib
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -195,6 +196,11 @@ class Outline(html.parser.HTMLParser):
     def handle_data(self, data):
         self.words.append(data)
 
+    @property
+    def scripts(self) -> list[dict]:
+        """Those that a browser runs: blocks of data have a type."""
+        return [a for a in self.all("script") if a.get("type") != "application/json"]
+
     def all(self, tag: str) -> list[dict]:
         return [a for t, a in self.tags if t == tag]
 
@@ -233,6 +239,50 @@ def test_every_prediction_is_in_the_table_and_wrong_ones_are_marked(made, page):
     assert body.count('<tr class="wrong"') == sum(r.true != r.pred for r in made.rows)
 
 
+def cells(page: str) -> list[tuple[dict, int]]:
+    """(what a cell of a confusion matrix filters by, the number in it), in the order of the page."""
+    found = re.findall(r"<a href=\"#predictions\" data-filter='([^']*truth[^']*)'[^>]*>(\d+)<", page)
+    return [(json.loads(html.unescape(f)), int(n)) for f, n in found]
+
+
+def test_a_confusion_cell_filters_for_exactly_the_clips_it_counts(made, page):
+    def fits(row: Prediction, wanted: dict) -> bool:
+        have = {"truth": row.true, "pred": row.pred, "corpus": row.corpus}
+        return all(have[name] == value for name, value in wanted.items())
+
+    found = cells(page)
+    assert all(n == sum(fits(r, wanted) for r in made.rows) for wanted, n in found)
+    assert sum(n for wanted, n in found if "corpus" not in wanted) == len(made.rows)
+    assert sum(n for wanted, n in found if "corpus" in wanted) == len(made.rows)
+
+
+def test_every_corpus_and_every_part_of_the_test_set_has_scores_with_intervals(tmp_path):
+    run = make_run(tmp_path, subjects=12, crops=False, flow=False)
+    config = json.loads((run.folder / "config.json").read_text())
+    parts = {r.fold: "testA" if int(r.subject[3:]) < 6 else "testB" for r in run.rows}
+    config["data"]["parts"] = parts
+    write_json(run.folder / "config.json", config)
+    page = run.page()
+    expected = score(run.rows, CLASSES, parts)
+    for group in ("per_corpus", "per_part"):
+        for name, m in expected[group].items():
+            figures = " ".join(f"{m[k]:.4f}" for k in ("UF1", "UAR", "ACC"))
+            spans = " ".join(f"{low:.2f} to {high:.2f}" for low, high in m["interval"].values())
+            assert f"{name} {m['clips']} {figures} {spans}" in text_of(page)
+    assert {w["part"] for w, _ in cells(page) if "part" in w} == {"testA", "testB"}
+    assert page.count('data-part="testA"') == sum(p == "testA" for p in (parts[r.fold] for r in run.rows))
+
+
+def test_every_clip_can_be_opened_and_holds_its_crops_flow_and_arrows(made, page):
+    blocks = re.findall(r'<script type="application/json" data-clip="([^"]*)">(.*?)</script>', page, re.S)
+    assert [html.unescape(name) for name, _ in blocks] == [f"{r.corpus}/{r.subject}/{r.clip}" for r in made.rows]
+    for _, text in blocks:
+        clip = json.loads(text)
+        assert {"onset", "apex", "flow", "arrows", "limit", "key", "times"} <= clip.keys()
+        assert clip["onset"].startswith("data:image/webp;base64,")
+        assert len(base64.b64decode(clip["arrows"])) == 2 * 16 * 16
+
+
 def test_the_page_needs_no_other_file(page):
     for tag, attributes in Outline(page).tags:
         for name in ("src", "href", "srcset", "action"):
@@ -247,6 +297,7 @@ def test_the_content_policy_lets_only_our_script_run(page):
     policy = next(a["content"] for a in Outline(page).all("meta") if a.get("http-equiv"))
     scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
     assert len(scripts) == 1
+    assert len(Outline(page).scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     assert "default-src 'none'" in policy
     assert f"script-src 'sha256-{digest}'" in policy
@@ -268,7 +319,7 @@ def test_the_page_can_be_read_without_eyes_or_mouse(page):
 
 def test_plots_come_in_light_and_dark_and_examples_with_all_five_pictures(page):
     outline = Outline(page)
-    assert [a["media"] for a in outline.all("source")] == ["(prefers-color-scheme: dark)"] * 2
+    assert [a["media"] for a in outline.all("source")] == ["(prefers-color-scheme: dark)"]
     assert page.count('<article class="example">') == 12
     captions = ("onset, frame 10", "apex, frame 20", "flow in colours", "flow as arrows", "magnitude")
     assert [page.count(f"<figcaption>{c}</figcaption>") for c in captions] == [12] * 5
@@ -280,7 +331,9 @@ def test_names_from_data_are_text_and_never_markup(tmp_path):
     page = run.page()
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert len(Outline(page).all("script")) == 1
+    assert len(Outline(page).scripts) == 1
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)
+    assert [json.loads(b)["name"] for b in blocks] == [f'sub0{i}/{EVIL}"0' for i in range(2)]
     assert any(a.get("data-name", "").endswith('alert(1)</script>"0') for a in Outline(page).all("tr"))
 
 

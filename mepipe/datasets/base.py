@@ -308,8 +308,10 @@ def settle_apex(clip: Clip) -> Clip:
 
 
 def on_disk(clip: Clip, folders: FrameFolders) -> Clip:
-    """``clip``, refused when it has no folder, or several that may be meant."""
+    """``clip``, refused when it has no folder, several that may be meant, or images that lie elsewhere."""
     if clip.frames:
+        if out := folders.outward.get(clip.frames):
+            return clip.refused(f"{clip.frames / out} is a link that leads out of {folders.raw}", NO_FRAME)
         return clip
     if several := folders.spellings(clip.subject, clip.name):
         names = " and ".join(str(f.relative_to(folders.raw)) for f in several)

@@ -27,7 +27,8 @@ class FrameFolders:
 
     all: those folders, sorted.  imageless: folders that hold files of other kinds and no folder, sorted.
     filled: those of ``all`` with an image.  sheets: every xlsx, xls and csv file seen on the way, sorted.
-    Links to folders are followed, to each folder once and to none that was reached without one.
+    Links to folders are followed, to each folder once and to none that was reached without one.  outward: folders with
+    an image that is a link to a file outside RAW and outside every folder that a link led to, and its name.
     Raises DataError when a folder cannot be read.
     """
 
@@ -38,6 +39,8 @@ class FrameFolders:
         self.imageless: list[Path] = []
         self.filled: set[Path] = set()
         self.sheets: list[Path] = []
+        self.outward: dict[Path, str] = {}
+        self._roots = [os.path.realpath(raw)]
         self._walk_all()
         for found in (self.all, self.imageless, self.sheets):
             found.sort()
@@ -102,6 +105,8 @@ class FrameFolders:
         if linked and _identity(folder) in seen:
             return
         seen.add(_identity(folder))
+        if linked:
+            self._roots.append(os.path.realpath(folder))
         has_image, has_file = False, False
         below: list[Path] = []
         links: list[Path] = []
@@ -112,6 +117,8 @@ class FrameFolders:
                 continue
             suffix = os.path.splitext(e.name)[1].lower()  # noqa: PTH122 - a Path per frame would double the walk
             has_image = has_image or suffix in IMAGE_SUFFIXES
+            if suffix in IMAGE_SUFFIXES and e.is_symlink() and not self._inside(e.path):
+                self.outward.setdefault(folder, e.name)
             has_file = has_file or not (suffix == ".lnk" or e.name.casefold() in _STRAY)
             if suffix in SHEET_SUFFIXES and not e.name.startswith("~$"):
                 self.sheets.append(Path(e.path))
@@ -126,6 +133,12 @@ class FrameFolders:
             yield from ((link, depth - 1) for link in sorted(links))
             for b in below:
                 yield from self._walk(b, depth - 1, seen, linked)
+
+
+    def _inside(self, path: str) -> bool:
+        """Whether a link leads to a place in RAW, or in a folder that a link led to."""
+        target = os.path.realpath(path)
+        return any(os.path.commonpath((root, target)) == root for root in self._roots)
 
 
 _Identity = tuple[int, int]  # device and inode: one folder has one, whatever paths lead to it

@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mepipe.datasets.workbook import xlsx_tables
 from mepipe.errors import DataError
+from mepipe.limits import SHEET_BYTES, SHEET_CELLS, read_file
 
 HEADER_ROWS = 40  # SAMM has 13 rows of preamble; nobody has 40
-MAX_BYTES = 64 << 20  # an annotation is under 1 MB; a sheet of this size is not one
 BLANK = {"", "/", "\\", "-", "nan", "none", "n/a"}  # all seen in real sheets for "not coded"
 
 # Field -> what corpora and common copies of their sheets call its column, the most specific name first.
@@ -133,24 +133,33 @@ def _rows(label: str, header: Sequence[Any], table: list[Sequence[Any]], first: 
 
 def _tables(path: Path, sheet: str | None) -> Iterator[tuple[str | None, list[Sequence[Any]]]]:
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}", do="check the permissions") from e
-    if size > MAX_BYTES:
-        raise DataError(f"{path} has {size >> 20} MB", do="an annotation sheet is far smaller; check it")
+        data = read_file(path, SHEET_BYTES, do="check the permissions")
+    except FileNotFoundError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}", do="check the path") from e
     if path.suffix.lower() == ".csv":
         yield from _csv_tables(path, _decode(data))
     else:
-        yield from _xlsx_tables(path, data, sheet)
+        yield from xlsx_tables(path, data, sheet)
 
 
 def _csv_tables(path: Path, text: str) -> Iterator[tuple[None, list[Sequence[Any]]]]:
     for delimiter in (",", ";", "\t"):  # Excel writes what the country of its owner uses
-        try:
-            yield None, list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        except csv.Error as e:
-            raise DataError(f"{path} is not a readable csv file ({e})", do="open and save it again") from e
+        yield None, _csv_rows(path, text, delimiter)
+
+
+def _csv_rows(path: Path, text: str, delimiter: str) -> list[Sequence[Any]]:
+    """The rows; a cell of more than 131072 characters is refused by the csv module itself."""
+    limit, cells = SHEET_CELLS(), 0
+    rows: list[Sequence[Any]] = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            cells += len(row) + 1
+            if cells > limit:
+                raise SHEET_CELLS.exceeded(str(path), f"more than {limit}")
+            rows.append(row or ())
+    except csv.Error as e:
+        raise DataError(f"{path} is not a readable csv file ({e})", do="open and save it again") from e
+    return rows
 
 
 def _decode(data: bytes) -> str:
@@ -164,26 +173,6 @@ def _decode(data: bytes) -> str:
         except UnicodeDecodeError:
             continue
     return data.decode("latin-1")
-
-
-def _xlsx_tables(path: Path, data: bytes, sheet: str | None) -> Iterator[tuple[str | None, list[Sequence[Any]]]]:
-    import openpyxl
-
-    if data[:4] == b"\xd0\xcf\x11\xe0":  # the container of Excel 97-2003, whatever the suffix says
-        raise DataError(f"{path} is an old .xls file", do="open it and save it as .xlsx or .csv")
-    try:
-        unpacked = sum(i.file_size for i in zipfile.ZipFile(io.BytesIO(data)).infolist())
-        if unpacked > 16 * MAX_BYTES:
-            raise DataError(f"{path} unpacks to {unpacked >> 20} MB", do="this is no annotation sheet; check it")
-        book = openpyxl.load_workbook(io.BytesIO(data), data_only=True)
-    except DataError:
-        raise
-    except Exception as e:  # openpyxl raises a dozen kinds (zip, xml, key, value) for damaged files
-        raise DataError(f"{path} is not a readable xlsx file ({type(e).__name__})", do="open and save it again") from e
-    names = [s for s in book.sheetnames if s == sheet] + [s for s in book.sheetnames if s != sheet]
-    for name in names:
-        if hasattr(book[name], "iter_rows"):  # chart sheets have no rows
-            yield name, [list(r) for r in book[name].iter_rows(values_only=True)]
 
 
 def plain(name: Any) -> str:

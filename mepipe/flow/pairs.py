@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from mepipe.clipwork import Record, grey
-from mepipe.errors import DataError
+from mepipe.errors import DataError, MepipeError
 from mepipe.flow.images import average_frames
 from mepipe.frames import decode_image, read_bytes
 from mepipe.prepare import read_records
 from mepipe.shards import Sample
-from mepipe.workspace import Workspace, digest
+from mepipe.workspace import MACHINE, Workspace, digest, machine_error
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,13 @@ class Loaded:
     def images(self, average: bool) -> tuple[np.ndarray, np.ndarray]:
         """(onset, apex), (H, W) each: uint8 grey, or with ``average`` float32 in 0..1. Raises DataError."""
         pairs = ((self.onset, self.pair.onset), (self.apex, self.pair.apex))
-        onset, apex = (
-            [grey(decode_image(data, path, always_colour=False)) for data, path in zip(read, paths, strict=True)]
-            for read, paths in pairs
-        )
+        try:
+            onset, apex = (
+                [grey(decode_image(data, path, always_colour=False)) for data, path in zip(read, paths, strict=True)]
+                for read, paths in pairs
+            )
+        except DataError as e:
+            raise _unreadable(self.sample, e) from e
         return (average_frames(np.stack(onset)), average_frames(np.stack(apex))) if average else (onset[0], apex[0])
 
 
@@ -106,9 +109,18 @@ def load(pair: Pair, settings: Sequence[Any]) -> Loaded:
     try:
         onset, apex = (tuple(read_bytes(path) for path in paths) for paths in (pair.onset, pair.apex))
     except DataError as e:
-        do = f"run mepipe prepare {pair.sample.corpus} RAW again"
-        raise DataError(f"{pair.sample}: cannot read its crops ({e.what})", do=do) from e
+        raise _unreadable(pair.sample, e) from e
     hashes = [[hashlib.sha256(data).hexdigest() for data in read] for read in (onset, apex)]
     one_each = len(onset) == len(apex) == 1  # the key it always had
     key = digest([*hashes[0], *hashes[1], *settings] if one_each else [*hashes, *settings])
     return Loaded(replace(pair.sample, key=key), pair, onset, apex)
+
+
+def _unreadable(sample: Sample, error: DataError) -> MepipeError:
+    """What to raise for crops that are gone or damaged, which prepare makes again, or that the machine holds back."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in MACHINE:
+        return machine_error(cause)
+    return DataError(
+        f"{sample}: cannot read its crops ({error.what})", do=f"run mepipe prepare {sample.corpus} RAW again"
+    )

@@ -31,6 +31,7 @@ from mepipe.flow.workers import Workers, in_order
 from mepipe.progress import Progress
 from mepipe.settings import FlowConfig, cores
 from mepipe.shards import PX, PX_STRAIN, Content, ShardFile, Shards, ShardWriter, list_shards
+from mepipe.survive import Care
 from mepipe.workspace import Workspace, make_folder, sweep
 
 CPU_ENGINES = ("opencv", "native")  # they take threads=
@@ -55,13 +56,15 @@ def flow_corpora(
     config: FlowConfig | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    care: Care | None = None,
 ) -> FlowSummary:
     """Compute the flow of all that is prepared, or of ``corpora``, into WORKSPACE/flow/<corpus>-<NNNNN>.h5.
 
-    progress(done, total) counts pairs; say(line) is told which engine runs and why.
+    progress(done, total) counts pairs; say(line) is told which engine runs and why; care: of pairs that may kill the
+    process, for the command.
     Raises DataError when nothing is prepared, MepipeError when a crop or the disk fails.
     """
-    config = config or FlowConfig()
+    config, care = config or FlowConfig(), care or Care()
     parameters(config)  # first: a wrong value is told before anything is read
     started = time.monotonic()
     engine, why = choose_engine(config)
@@ -76,8 +79,8 @@ def flow_corpora(
             say(averaged_line([pair for pairs in plans.values() for pair in pairs], config.average))
         total = sum(map(len, plans.values()))
         for name, pairs in plans.items():
-            _Job(ws.flow, name, engine, config, summary, progress, total).run(pairs)
-        summary.previews = draw_previews(ws, names, config.preview)
+            _Job(ws.flow, name, engine, config, care, summary, progress, total).run(pairs)
+        summary.previews = draw_previews(ws, names, config.preview if care.last else 0)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -155,12 +158,13 @@ class _Job:
         corpus: str,
         engine: Engine,
         config: FlowConfig,
+        care: Care,
         summary: FlowSummary,
         progress: Progress | None,
         total: int,
     ) -> None:
         self.folder, self.corpus, self.engine, self.config = folder, corpus, engine, config
-        self.summary, self.progress, self.total = summary, progress, total
+        self.care, self.summary, self.progress, self.total = care, summary, progress, total
         self.params = parameters(config)
         self.content: Content = PX_STRAIN if config.strain else PX
         averaged = {"average": config.average} if config.average else {}
@@ -169,8 +173,8 @@ class _Job:
     def run(self, pairs: list[Pair]) -> None:
         size = self.config.shard_size
         paths = [self.folder / f"{self.corpus}-{n:05d}.h5" for n in range(-(-len(pairs) // size))]
-        old = [] if self.config.force else readable_shards(self.folder, self.corpus)
-        with Workers(self.engine.callers or cores()) as workers:
+        old = self._to_reuse()
+        with Workers(1 if self.care.alone else self.engine.callers or cores()) as workers:
             output = Output(self._writer)
             try:
                 for made in self._made(workers, self._tasks(workers, pairs, paths, old)):
@@ -185,6 +189,13 @@ class _Job:
         self._remove_others(paths)
         self.summary.shards[self.corpus] = paths
 
+    def _to_reuse(self) -> list[ShardFile]:
+        """The shards there are; with --force those that this very command has made."""
+        since = self.care.since if self.config.force else 0
+        if since is None:
+            return []
+        return [s for s in readable_shards(self.folder, self.corpus) if s.path.stat().st_mtime_ns >= since]
+
     def _tasks(self, workers: Workers, pairs: list[Pair], paths: list[Path], old: list[ShardFile]) -> Iterator[Task]:
         """The samples of all shards that are not right already, in order; crops of the next shard are read ahead."""
         known = {sample.key: (shard, i) for shard in old for i, sample in enumerate(shard.samples)}
@@ -193,7 +204,7 @@ class _Job:
         size = self.config.shard_size
         loading = in_order(workers, partial(load, settings=settings), pairs, ahead=size)
         for path in paths:
-            loaded = list(islice(loading, size))
+            loaded = [pair for pair in islice(loading, size) if str(pair.sample) not in self.care.left_out]
             part = Part(path, [pair.sample for pair in loaded], there.get(path))
             if part.old and self._is_right(part.old, part):
                 self._count(len(loaded), reused=True)
@@ -211,7 +222,8 @@ class _Job:
 
     def _made(self, workers: Workers, tasks: Iterable[Task]) -> Iterator[Made]:
         """The flow of every task, in order: copied where the key is known, else computed."""
-        for done in (self._one_by_one if self.engine.callers else self._in_batches)(workers, tasks):
+        one_by_one = self.engine.callers or self.care.alone
+        for done in (self._one_by_one if one_by_one else self._in_batches)(workers, tasks):
             self._count(1, reused=done.reused)
             yield Made(done.task.part, done.task.loaded.sample, done.flow)
 
@@ -222,8 +234,9 @@ class _Job:
             flow = self._copied(task)
             if flow is not None:
                 return Done(task, flow, reused=True)
-            onset, apex = task.loaded.images(self.config.average > 0)
-            return self._done(task, self.engine.flow(onset[None], apex[None], self.params)[0])
+            with self.care.at_work.on([str(task.loaded.sample)]):
+                onset, apex = task.loaded.images(self.config.average > 0)
+                return self._done(task, self.engine.flow(onset[None], apex[None], self.params)[0])
 
         return in_order(workers, work, tasks, ahead=2 * workers.count)
 
@@ -232,13 +245,15 @@ class _Job:
 
         def decode(task: Task) -> tuple[Task, np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
             flow = self._copied(task)
-            return task, flow, task.loaded.images(self.config.average > 0) if flow is None else None
+            with self.care.at_work.on([str(task.loaded.sample)]):
+                return task, flow, task.loaded.images(self.config.average > 0) if flow is None else None
 
         decoded = in_order(workers, decode, tasks, ahead=2 * self.engine.batch)
         while group := list(islice(decoded, self.engine.batch)):
             pairs = [images for _, _, images in group if images is not None]
             onsets, apexes = ([pair[side] for pair in pairs] for side in (0, 1))
-            flows = iter(self.engine.flow(np.stack(onsets), np.stack(apexes), self.params) if pairs else ())
+            with self.care.at_work.on([str(task.loaded.sample) for task, flow, _ in group if flow is None]):
+                flows = iter(self.engine.flow(np.stack(onsets), np.stack(apexes), self.params) if pairs else ())
             for task, flow, _ in group:
                 yield self._done(task, next(flows)) if flow is None else Done(task, flow, reused=True)
 
@@ -273,7 +288,7 @@ class _Job:
 
 
 def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
-    """The complete shards of ``corpus``; what cannot be read is made again and so passed over.
+    """The complete shards of ``corpus``; what is damaged is made again and so passed over.
 
     Their files are open: one that is replaced later in the run can still be read.
     """

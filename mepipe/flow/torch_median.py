@@ -5,7 +5,7 @@ The windows of two neighbouring pixels share all but two of their 2 x k columns.
   merge      columns 1..k-1 into a sorted list; only its k + 1 values in the middle can be the median of either window
   pick       the median of those and of column 0 for the left pixel, of those and of column k for the right one
 Even and odd columns of the image lie apart, so that every step is a minimum or maximum of two contiguous arrays, the
-neighbour being the next element.  For k = 5 that is 59 operations a pixel; the plain network has 114.
+neighbour being the next element.  For k = 5 that is 54 operations a pixel; the plain network has 114.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mepipe.flow.median import Exchange, prune, sorting_network
+from mepipe.flow.torch_scratch import Scratch
 
 # Of an operation.  Much smaller, and the 2 us of calling it count; much larger, and the 33 arrays leave the cache.
 ELEMENTS = 16_384
 
 
 class Step(NamedTuple):
-    """``op(a, b)`` into ``out``; numbers of registers."""
+    """``op`` of the registers ``inputs`` into ``out``."""
 
     op: Callable[..., Tensor]
-    a: int
-    b: int
+    inputs: tuple[int, ...]
     out: int
 
 
@@ -74,13 +74,13 @@ def assemble(network: list[Exchange], inputs: int, order: list[int]) -> Program:
                 free.append(registers)
                 registers += 1
             at[low] = free.pop()
-            steps.append(Step(torch.minimum, a, b, at[low]))
+            steps.append(Step(torch.minimum, (a, b), at[low]))
         if keep_high:
             if b < inputs and not free:
                 free.append(registers)
                 registers += 1
             at[high] = free.pop() if b < inputs else b
-            steps.append(Step(torch.maximum, a, b, at[high]))
+            steps.append(Step(torch.maximum, (a, b), at[high]))
         elif b >= inputs:
             free.append(b)
         if a >= inputs:
@@ -107,28 +107,28 @@ def programs(k: int) -> tuple[Program, ...]:
 def pick(k: int) -> Program:
     """The value at place k (from 0) among k + 1 sorted values and k others.
 
-    It is the least of first[k] and max(first[i], other[j]) for i + j = k - 1.
-    Registers: the k + 1, the k, the result, one more.
+    It is the least of first[k] and max(first[i], other[j]) for i + j = k - 1; to clamp is one maximum and one minimum.
+    Registers: the k + 1, the k, the result.
     """
-    other, best, spare = k + 1, 2 * k + 1, 2 * k + 2
-    steps = []
-    for j in range(k):
-        steps.append(Step(torch.maximum, k - 1 - j, other + j, spare))
-        steps.append(Step(torch.minimum, best if j else k, spare, best))
-    return Program(steps, [best], spare + 1)
+    other, best = k + 1, 2 * k + 1
+    steps = [Step(torch.clamp, (other + j, k - 1 - j, best if j else k), best) for j in range(k)]
+    return Program(steps, [best], best + 1)
 
 
 class Median:
     """The k x k median (3 or 5, edges replicated) of ``images``, (C, H, W) float32, in place, at each call."""
 
-    def __init__(self, images: Tensor, k: int) -> None:
+    def __init__(self, images: Tensor, k: int, scratch: Scratch) -> None:
         channels, height, width = images.shape
         self.images, self.reach, self.odd = images, k // 2, width % 2
         columns = (width + self.odd) // 2 + self.reach
-        self.phases = images.new_zeros(2, height + 2 * self.reach, channels, columns)  # even and odd columns
-        self.medians = images.new_zeros(2, height, channels, columns)
         rows = ceil(height / max(1, round(channels * columns * height / ELEMENTS)))
-        store = images.new_empty(sum(p.registers for p in programs(k)), 2, rows * channels * columns)
+        # even and odd columns, their medians, and what the steps work in
+        self.phases, self.medians, store = scratch.take(
+            (2, height + 2 * self.reach, channels, columns),
+            (2, height, channels, columns),
+            (sum(p.registers for p in programs(k)), 2, rows * channels * columns),
+        )
         self.strips = [
             _Strip(self.phases[:, top : top + rows + 2 * self.reach], self.medians[:, top : top + rows], store)
             for top in range(0, height, rows)
@@ -156,7 +156,7 @@ class _Strip:
         k = phases.shape[1] - medians.shape[1] + 1
         size, row = medians[0].numel(), medians[0, 0].numel()
         self.store = iter(store)
-        self.tasks: list[tuple[list[Step], list[Tensor]]] = []
+        self.tasks: list[tuple[Callable[..., Tensor], list[Tensor], Tensor]] = []
         sort, *merges = programs(k)
         flat = phases.flatten(1)
         columns = self._add(sort, [flat[:, i * row : i * row + size] for i in range(k)])
@@ -175,10 +175,9 @@ class _Strip:
         shape = inputs[0].shape
         while len(registers) < program.registers:
             registers.append(next(self.store)[: shape[0] if len(shape) == 2 else 1, : shape[-1]].view(shape))
-        self.tasks.append((program.steps, registers))
+        self.tasks += [(op, [registers[i] for i in inputs], registers[out]) for op, inputs, out in program.steps]
         return [registers[i] for i in program.results]
 
     def run(self) -> None:
-        for steps, registers in self.tasks:
-            for op, a, b, out in steps:
-                op(registers[a], registers[b], out=registers[out])
+        for op, inputs, out in self.tasks:
+            op(*inputs, out=out)

@@ -21,7 +21,7 @@ from mepipe.flow.torch_ops import (
     forward_gradient,
     median,
     resize,
-    sum_per_image,
+    squared_change,
     warp_cubic,
 )
 
@@ -46,7 +46,7 @@ class Level:
 class Warped:
     """I1 linearised around the current flow: rho(u) = rho_c + Ix*u + Iy*v.  All (B, H, W).
 
-    grad: Ix^2 + Iy^2, held above FLT_EPSILON: flat pixels then follow OpenCV's sign rule without a division by 0.
+    grad: Ix^2 + Iy^2.
     """
 
     Ix: Tensor
@@ -65,7 +65,7 @@ class Solver:
     def __init__(self, params: TVL1Params, look_every: int = 1) -> None:
         self.params = params
         self.look_every = look_every
-        # OpenCV computes these three in float32
+        # OpenCV computes these in float32
         self.l_t = float(np.float32(params.lambda_ * params.theta))
         self.taut = float(np.float32(params.tau / params.theta))
         self.theta = float(np.float32(params.theta))
@@ -78,7 +78,7 @@ class Solver:
         pyramid = [(onset, apex, initial)]
         for size in sizes[1:]:
             I0, I1, u = pyramid[-1]
-            smaller = None if u is None else resize(u, size, ratio) * self.params.scale_step
+            smaller = None if u is None else resize(u, size, ratio, self.params.scale_step)
             pyramid.append((resize(I0, size, ratio), resize(I1, size, ratio), smaller))
 
         I0, I1, start = pyramid[-1]
@@ -98,9 +98,8 @@ class Solver:
 
     def _upsample(self, u: Tensor, size: tuple[int, int]) -> Tensor:
         """``u`` at the next finer level: resized, and the motion (not the illumination) in finer pixels."""
-        u = resize(u, size)
-        u[:, :2] *= 1.0 / self.params.scale_step
-        return u
+        motion = resize(u[:, :2], size, factor=1.0 / self.params.scale_step)
+        return torch.cat([motion, resize(u[:, 2:], size)], dim=1)
 
     def _solve_level(self, I0: Tensor, I1: Tensor, u: Tensor) -> Tensor:
         p = u.new_zeros(*u.shape[:2], 2, *u.shape[2:])  # kept over the warps of a level
@@ -112,7 +111,7 @@ class Solver:
     def _linearise(self, level: Level) -> Warped:
         u, v = level.u[:, 0], level.u[:, 1]
         I1w, Ix, Iy = warp_cubic(torch.cat([level.I1[:, None], level.gradient], dim=1), u, v).unbind(1)
-        return Warped(Ix, Iy, grad=(Ix * Ix + Iy * Iy).clamp(min=FLT_EPSILON), rho_c=I1w - Ix * u - Iy * v - level.I0)
+        return Warped(Ix, Iy, grad=Ix * Ix + Iy * Iy, rho_c=I1w - Ix * u - Iy * v - level.I0)
 
     def _solve_warp(self, level: Level, warped: Warped) -> None:
         """Iterate each image until its own change falls to epsilon, or outer * inner times."""
@@ -122,7 +121,7 @@ class Solver:
         for _ in range(self.params.outer):
             self._median(level, active)
             for i in range(self.params.inner):
-                change = self._iterate(level, warped, active)
+                change = squared_change(self._iterate(level, warped, active), enough)
                 active = active & (change > enough)
                 if (i + 1) % self.look_every == 0 and not active.any():
                     return
@@ -133,7 +132,7 @@ class Solver:
                 _update(level.u[:, c], median(level.u[:, c], self.params.median), active)
 
     def _iterate(self, level: Level, warped: Warped, active: Tensor) -> Tensor:
-        """One primal and one dual step of the active images.  Returns (B,) float64: sum of the squared change."""
+        """One primal and one dual step of the active images.  Returns the squared change of each pixel."""
         v = self._threshold(level.u, warped)
         change: Tensor | float = 0.0
         for c in range(level.u.shape[1]):
@@ -143,17 +142,19 @@ class Solver:
             _update(level.u[:, c], u, active)
             # the dual step of the iteration that stops is still made
             ux, uy = forward_gradient(u)
-            norm = 1.0 + self.taut * torch.sqrt(ux * ux + uy * uy)
+            norm = 1.0 + self.taut * torch.hypot(ux, uy)
             _update(px, (px + self.taut * ux) / norm, active)
             _update(py, (py + self.taut * uy) / norm, active)
-        return sum_per_image(change)
+        return change
 
     def _threshold(self, u: Tensor, w: Warped) -> list[Tensor]:
         """The pointwise minimiser of the data term, v = u + f*(Ix, Iy, gamma) with f = -rho/grad held to +-l_t."""
+        l_t = self.l_t
         rho = w.rho_c + (w.Ix * u[:, 0] + w.Iy * u[:, 1])
         if self.gamma:
             rho = rho + self.gamma * u[:, 2]
-        f = (-rho / w.grad).clamp(-self.l_t, self.l_t)
+        f = torch.where(w.grad > FLT_EPSILON, -rho / w.grad, 0.0)
+        f = torch.where(rho < -l_t * w.grad, l_t, torch.where(rho > l_t * w.grad, -l_t, f))
         v = [u[:, 0] + f * w.Ix, u[:, 1] + f * w.Iy]
         return [*v, u[:, 2] + f * self.gamma] if self.gamma else v
 

@@ -1,6 +1,7 @@
-"""The page of a run and its pictures. Drawing libraries load on first use.
+"""Pages and pictures. Drawing libraries load on first use.
 
 report_run(ws, run)                     write RUN/report.html
+report_corpus(ws, corpus)               write WORKSPACE/prepared/<corpus>/report.html
 flow_picture(flow, limit)               flow in px -> RGB picture, direction = hue, length = saturation
 prediction_picture(...)                 one clip and its probabilities, PNG
 overview_picture(clips)                 some clips in one PNG
@@ -22,6 +23,7 @@ _WHERE = {
     "magnitude_picture": "flowpictures",
     "overview_picture": "compositions",
     "prediction_picture": "compositions",
+    "report_corpus": "corpus",
     "report_run": "page",
 }
 __all__ = [
@@ -35,12 +37,14 @@ __all__ = [
     "magnitude_picture",
     "overview_picture",
     "prediction_picture",
+    "report_corpus",
     "report_run",
 ]
 
 if TYPE_CHECKING:
     from mepipe.report.colours import flow_picture
     from mepipe.report.compositions import FlowClip, overview_picture, prediction_picture
+    from mepipe.report.corpus import report_corpus
     from mepipe.report.flowpictures import arrows_picture, colour_picture, flow_legend, magnitude_picture
     from mepipe.report.page import report_run
     from mepipe.report.plots import confusion_picture, curves_picture

@@ -13,6 +13,8 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.frames import read_image
+from mepipe.report.packing import open_flow
+from mepipe.shards import list_shards
 from mepipe.workspace import Workspace, safe_name
 from mepipe_model.runs import Prediction
 
@@ -48,23 +50,15 @@ def choose(rows: Sequence[Prediction], classes: Sequence[str], most: int = MOST)
 
 def load_examples(ws: Workspace, picked: Sequence[Prediction]) -> list[Example]:
     """The crops and the flow of ``picked``; what is no longer there becomes a note, not an error."""
-    shards, problem = _open(ws, sorted({r.corpus for r in picked}))
+    corpora = sorted({r.corpus for r in picked})
+    shards, problem = open_flow(ws, corpora)
+    if not list_shards(ws.flow, corpora):  # they were there when the run was trained
+        problem = f"the flow shards of {', '.join(corpora)} are not in the workspace any more"
     if shards is None:
         return [Example(r, None, None, None, None, (problem,)) for r in picked]
     places = {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
     with contextlib.closing(shards):
         return [_load(ws, r, shards, places.get((r.corpus, r.subject, r.clip))) for r in picked]
-
-
-def _open(ws: Workspace, corpora: list[str]) -> tuple[Shards | None, str]:
-    from mepipe.shards import list_shards, open_shards
-
-    if not list_shards(ws.flow, corpora):
-        return None, f"the flow shards of {', '.join(corpora)} are not in the workspace any more"
-    try:
-        return open_shards(ws.flow, corpora, channels=3), ""
-    except DataError as e:
-        return None, f"no flow: {e}"
 
 
 def _load(ws: Workspace, row: Prediction, shards: Shards, at: int | None) -> Example:

@@ -6,7 +6,6 @@ a grey that reads on white and on black, so a picture can be copied out of the p
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from matplotlib.figure import Figure
 
 from mepipe.report.canvas import ANY, Theme, axes, bare, figure, png, to_rgb
 from mepipe.report.colours import flow_limit, flow_picture, magnitude, wheel
+from mepipe.report.lengths import arrow_field, magnification, nice, px
 
 PANEL, STRIP = 448, 60  # px: two pixels of the picture per pixel of a 224 crop, and the legend below
 TEXT = 25  # px; half of it where the page shows a panel 224 px wide
-STEP = 14  # crop pixels per arrow: 16 x 16 arrows on a 224 crop
-REACH = 1.7  # an arrow as long as the limit spans this many steps; longer ones would hide their neighbours
 QUIET = 0.08  # of the limit: shorter arrows are left out, they would be dots
 ARROW = "#ff5b2e"
 MAGNITUDE_MAP = "magma"
@@ -134,35 +132,3 @@ def _strip(strip: Axes, theme: Theme) -> tuple[float, float, dict[str, Any]]:
     bare(strip)
     w, h = strip.get_window_extent().size
     return float(w), float(h), {"color": theme.ink, "fontsize": TEXT * w / PANEL, "va": "center_baseline"}
-
-
-# --- numbers ---------------------------------------------------------------------------------------
-
-
-def arrow_field(flow: np.ndarray, step: int = STEP) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean flow of every ``step`` x ``step`` cell: x, y of the cell's centre and u, v, each (n,), all in px.
-
-    Cells that hold a value that is not finite are left out.
-    """
-    rows, columns = flow.shape[1] // step, flow.shape[2] // step
-    cells = flow[:2, : rows * step, : columns * step].reshape(2, rows, step, columns, step)
-    u, v = cells.mean(axis=(2, 4), dtype=np.float64).reshape(2, -1)
-    y, x = (np.mgrid[:rows, :columns].reshape(2, -1) + 0.5) * step - 0.5
-    known = np.isfinite(u) & np.isfinite(v)
-    return x[known], y[known], u[known], v[known]
-
-
-def magnification(limit: float) -> float:
-    """How many times longer than it is an arrow is drawn: 1, 2 or 5 times a power of ten."""
-    return nice(REACH * STEP / limit)
-
-
-def nice(value: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above ``value`` (> 0)."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return max((m * power for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)), default=power)
-
-
-def px(value: float) -> str:
-    """A length in px with as many digits as it is known to: 12, 1.3, 0.25 (0.01 px is what TV-L1 resolves)."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

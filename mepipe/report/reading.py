@@ -48,7 +48,7 @@ def read_run(ws: Workspace, name: str | Path) -> RunData:
     """
     run = find_run(ws, name)
     rows = run.predictions()
-    scores = score(rows, run.classes)
+    scores = score(rows, run.classes, run.parts)
     notes = _notes_on_state(run) + list(scores["warnings"])
     facts = {f: run.fold_facts(f) or {} for f in run.finished()}
     logs = {}

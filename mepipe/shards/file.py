@@ -5,60 +5,51 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from mepipe.errors import DataError
+from mepipe.shards.apart import Header, headers_apart
 from mepipe.shards.layout import Layout, widen
-from mepipe.shards.sample import (
-    AVERAGED,
-    CHECKSUM,
-    CONTENTS_PX,
-    DTYPES,
-    FORMAT,
-    NUMBERS,
-    PX,
-    TEXTS,
-    VERSION,
-    Content,
-    PathLike,
-    Sample,
-)
+from mepipe.shards.sample import Content, PathLike, Sample
+from mepipe.workspace import MACHINE, machine_error
 
 
 class ShardFile:
     """One shard: its attributes and samples, read and checked at once; flow is read on demand.
 
-    HDF5 is used once, to learn where each sample lies; samples are then read from the file as they lie there.
-    That is 3 times faster than through HDF5, and a plain file descriptor may be shared by threads and forks.
+    HDF5 is used once, in a process of its own, to learn where each sample lies; samples are then read from the file
+    as they lie there.  That is 3 times faster than through HDF5, and a plain file descriptor may be shared by threads
+    and forks.  header: what ``headers_apart`` said of the file, where it was asked already.
     Raises DataError, naming the file, for anything that is not a complete shard of this version.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, header: Header | None = None) -> None:
         self.path = Path(path)
+        header = headers_apart([self.path])[0] if header is None else header
+        if isinstance(header, DataError):
+            raise header
         with _reading(self.path):
             self._file: BinaryIO | None = self.path.open("rb", buffering=0)
             self._identity = _identity(self._file)
-            # shards never change under their name: no lock is needed, and network file systems often have none
-            with h5py.File(self.path, "r", locking=False) as file:
-                self._read_header(file)
+            self._take(header)
 
-    def _read_header(self, file: h5py.File) -> None:
-        self.attributes = _checked_attributes(file)
+    def _take(self, header: Mapping[str, Any]) -> None:
+        self.attributes: dict[str, Any] = header["attributes"]
         self.engine = str(self.attributes["engine"])
         self.parameters: dict[str, Any] = json.loads(self.attributes["parameters"])
         self.versions: dict[str, Any] = json.loads(self.attributes["versions"])
-        self.content = _content(self.attributes)
-        flow = _checked_flow(file, self.content)
-        self.dtype = flow.dtype.newbyteorder("=").name
-        self.compression = flow.compression
-        self.samples = _read_samples(file, len(flow))
-        self.checksums = _column(file, CHECKSUM, len(flow), "u")[()]
-        self._layout = Layout.of(flow)
+        channels, normalised, span = header["content"]
+        self.content = Content(tuple(channels), normalised, span and (span[0], span[1]))
+        self.dtype: str = header["dtype"]
+        self.compression: str | None = header["compression"]
+        columns, *rows = header["samples"]
+        self.samples = [Sample(**dict(zip(columns, row, strict=True))) for row in rows]
+        self.checksums: list[int] = header["checksums"]
+        self._layout = Layout.of(header, self.content.shape)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -121,72 +112,13 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever HDF5 says of a missing or damaged file, as one DataError that names it."""
+    """Whatever the system or a filter says of a missing or damaged file, as one DataError that names it."""
     try:
         yield
     except DataError as e:
         raise e if str(path) in str(e) else DataError(f"{path}: {e.what}", do=e.do) from e
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as e:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as e:
+        if isinstance(e, OSError) and e.errno in MACHINE:  # the file may be sound: it must not be replaced
+            raise machine_error(e, path) from e
         what = "there is no such file" if not path.exists() else f"cannot be read as a flow shard ({e})"
         raise DataError(f"{path}: {what}", do="run mepipe flow again; it replaces what is damaged") from e
-
-
-def _checked_attributes(file: h5py.File) -> dict[str, Any]:
-    found = dict(file.attrs)
-    if found.get("format") != FORMAT:
-        raise DataError(f"its format is {found.get('format')!r}, not {FORMAT!r}", do="give files made by mepipe flow")
-    if found.get("version") != VERSION:
-        raise DataError(
-            f"it has version {found.get('version')} and this mepipe reads version {VERSION}",
-            do="update mepipe, or run mepipe flow again",
-        )
-    if not found.get("complete"):
-        raise DataError("it is not complete: its writer was stopped", do="run mepipe flow again")
-    return found
-
-
-def _content(found: dict[str, Any]) -> Content:
-    """What the channels hold; shards written before the attribute existed hold flow in px."""
-    channels = tuple(json.loads(found["channels"])) if "channels" in found else PX.channels
-    span = tuple(json.loads(found["span"])) if "span" in found else None
-    content = Content(channels, bool(found.get("normalised", False)), span)
-    usual = content in CONTENTS_PX or len(channels) == len(PX.channels)
-    if not usual or (span is not None and len(span) != 2):
-        do = f"expected three names, or {', '.join(CONTENTS_PX[-1].channels)}, and two numbers"
-        raise DataError(f"its channels are {channels}, its span {span}", do=do)
-    return content
-
-
-def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:
-    """Dataset ``name`` whose data lies in this very file: a link could make us read any other file."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise DataError(f"it has no dataset {name!r} of its own")
-    data = file[name]
-    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-        raise DataError(f"{name!r} is not a dataset inside the file")
-    return data
-
-
-def _checked_flow(file: h5py.File, content: Content) -> h5py.Dataset:
-    flow = _dataset_inside(file, "flow")
-    if flow.shape[1:] != content.shape or flow.dtype.newbyteorder("=").name not in DTYPES:
-        raise DataError(f"flow is {flow.dtype} {flow.shape}", do=f"expected float32 or float16 (N, {content.shape})")
-    if flow.chunks != (1, *content.shape) or file.userblock_size:
-        raise DataError(f"flow is stored in pieces of {flow.chunks}", do="expected one sample each")
-    return flow
-
-
-def _column(file: h5py.File, name: str, count: int, kind: str) -> h5py.Dataset:
-    """The (count,) dataset ``name``; kind: "i" or "u" numbers, "O" UTF-8 text."""
-    column = _dataset_inside(file, name)
-    text = h5py.check_string_dtype(column.dtype) is not None
-    if column.shape != (count,) or text != (kind == "O") or (not text and column.dtype.kind != kind):
-        raise DataError(f"{name} is {column.dtype} {column.shape}, for {count} samples")
-    return column
-
-
-def _read_samples(file: h5py.File, count: int) -> list[Sample]:
-    columns = {name: _column(file, name, count, "O").asstr()[()].tolist() for name in TEXTS}
-    numbers = [*NUMBERS, *(name for name in AVERAGED if name in file)]
-    columns |= {name: _column(file, name, count, "i")[()].tolist() for name in numbers}
-    return [Sample(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

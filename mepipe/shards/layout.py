@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import h5py
 import numpy as np
 
-from mepipe.errors import DataError
+DEFLATE = 1  # HDF5's number of gzip; the only other filter a shard may have is 2, shuffle
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,16 @@ class Layout:
     skipped: list[int]
 
     @classmethod
-    def of(cls, flow: h5py.Dataset) -> Layout:
-        plan = flow.id.get_create_plist()
-        filters = tuple(plan.get_filter(i)[0] for i in range(plan.get_nfilters()))
-        if any(f not in (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE) for f in filters):
-            raise DataError("flow is compressed with something else than gzip")
-        chunks = [flow.id.get_chunk_info_by_coord((i, 0, 0, 0)) for i in range(len(flow))]
-        size = flow.dtype.itemsize * math.prod(flow.shape[1:])
-        for i, chunk in enumerate(chunks):
-            if chunk.byte_offset is None or (not filters and chunk.size != size):
-                raise DataError(f"sample {i} was never written")
+    def of(cls, header: Mapping[str, Any], shape: tuple[int, ...]) -> Layout:
+        """header: as ``header.read_header`` gives it."""
+        where = header["layout"]
         return cls(
-            flow.dtype,
-            flow.shape[1:],
-            filters,
-            [c.byte_offset for c in chunks],
-            [c.size for c in chunks],
-            [c.filter_mask for c in chunks],
+            np.dtype(header["order"]),
+            shape,
+            tuple(where["filters"]),
+            where["offsets"],
+            where["sizes"],
+            where["skipped"],
         )
 
     def decode(self, index: int, data: bytes) -> np.ndarray:
@@ -56,7 +50,7 @@ class Layout:
         for i, kind in reversed(list(enumerate(self.filters))):
             if self.skipped[index] >> i & 1:
                 continue
-            if kind == h5py.h5z.FILTER_DEFLATE:
+            if kind == DEFLATE:
                 data = _inflate(data, size)
             else:
                 data = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mepipe.errors import DataError
+from mepipe.shards.apart import headers_apart
 from mepipe.shards.file import ShardFile
 from mepipe.shards.sample import Content, PathLike, Sample
 from mepipe.workspace import hash_file
@@ -155,7 +156,8 @@ def open_shards(
             raise DataError(f"no flow shards{wanted} in {folder} (there: {there})", do="run mepipe flow")
     else:
         paths = [Path(p) for p in source]
-    return Shards([ShardFile(p) for p in paths], corpora, channels)
+    headers = headers_apart(paths)  # of all at once: one process serves them
+    return Shards([ShardFile(p, h) for p, h in zip(paths, headers, strict=True)], corpora, channels)
 
 
 def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[Path]:

@@ -81,12 +81,12 @@ class SyntheticClip:
 
     def sensor(self, number: int) -> np.ndarray:
         """Frame ``number`` as the camera stores it: uint8, (H, W, 3) BGR, or (H, W) from a grey camera."""
-        positions = cv2.scaleAdd(self._backward(number), SUPERSAMPLE, _canvas_grid(self._camera.size))
+        positions = cv2.scaleAdd(self._backward(number), SUPERSAMPLE, canvas_grid(self._camera.size))
         clean = cv2.remap(canvas_of(self._who), positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         rng = stream(*self._key, "frame", number)
         light = 1 + FLICKER * rng.standard_normal()
         sigma = self._noise / _NOISE_UNIT
-        noise = _cut(_noise_bank(clean.shape), clean.shape, rng)
+        noise = cut(noise_bank(clean.shape), clean.shape, rng)
         return cv2.addWeighted(clean, light, noise, sigma, -128 * sigma)
 
     def displacement(self, number: int) -> np.ndarray:
@@ -107,11 +107,11 @@ class SyntheticClip:
     def _fields(self) -> tuple[np.ndarray, ...]:
         """Backward fields on the lattice: the full expression, the head 1 px right, 1 px down, 1 rad of roll."""
         x, y = lattice(self._camera.size)
-        return (-self._expression.bumps.on_grid(x, y), *_drift_fields(self._who))
+        return (-self._expression.bumps.on_grid(x, y), *drift_fields(self._who))
 
 
 @lru_cache(maxsize=4)
-def _drift_fields(who: Identity) -> tuple[np.ndarray, ...]:
+def drift_fields(who: Identity) -> tuple[np.ndarray, ...]:
     x, y = lattice(who.camera.size)
     away = np.stack(np.meshgrid(x, y), -1) - who.landmarks[27:36].mean(0).astype(np.float32)
     head = _head(away, who.side)
@@ -131,13 +131,13 @@ def _head(away: np.ndarray, side: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _canvas_grid(size: tuple[int, int]) -> np.ndarray:
+def canvas_grid(size: tuple[int, int]) -> np.ndarray:
     """The canvas position of every frame pixel of a motionless frame, (H, W, 2) float32."""
     return (grid(*size) + MARGIN) * SUPERSAMPLE
 
 
 @lru_cache(maxsize=4)
-def _noise_bank(shape: tuple[int, ...]) -> np.ndarray:
+def noise_bank(shape: tuple[int, ...]) -> np.ndarray:
     """Sensor noise, uint8 around 128, one sigma = _NOISE_UNIT; larger than a frame by _NOISE_SLACK.
 
     Frames take cut-outs of it: drawing a million normal numbers per frame would cost more than all else.
@@ -147,6 +147,6 @@ def _noise_bank(shape: tuple[int, ...]) -> np.ndarray:
     return np.clip(np.round(128 + _NOISE_UNIT * normal), 0, 255).astype(np.uint8)
 
 
-def _cut(bank: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def cut(bank: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     top, left = rng.integers(_NOISE_SLACK[0] + 1), rng.integers(_NOISE_SLACK[1] + 1)
     return bank[top : top + shape[0], left : left + shape[1]]

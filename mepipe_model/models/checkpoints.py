@@ -16,7 +16,6 @@ has convolutions) is left as it was drawn, and named.  Weights of one scan direc
 
 from __future__ import annotations
 
-import pickle  # for the name of the error that torch.load raises; nothing is unpickled
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from mepipe.errors import DataError
 from mepipe.workspace import hash_file
+from mepipe_model.tensorfiles import read_safetensors, read_torch
 
 if TYPE_CHECKING:
     from mepipe_model.models.base import FlowModel
@@ -110,15 +110,21 @@ def check_start(model: FlowModel, run_model: Mapping[str, Any]) -> None:
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Tensors by MambaVision's names. Raises DataError."""
+    _existing(path)
     try:
-        state = _read(_existing(path))
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
+        state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    except ValueError as e:
         do = "give a .safetensors file, or a .pth of which torch.load(..., weights_only=True) reads all"
-        raise DataError(f"{path} cannot be read as tensors alone ({type(e).__name__})", do=do) from e
+        why = type(e.__cause__ or e).__name__
+        raise DataError(f"{path} cannot be read as tensors alone ({why})", do=do) from e
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    tensors = (
+        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     for prefix in ("", *PREFIXES):
         if prefix + MARK in tensors:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -129,18 +135,6 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"init_checkpoint={path}: there is no such file")
     return path
-
-
-def _read(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as e:
-            raise ValueError(str(e)) from e
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _Recording(dict[str, Tensor]):

@@ -19,6 +19,7 @@ from mepipe_model.models.options import (
     positive_or_none,
     resolve,
     whole,
+    whole_or_none,
     wholes,
 )
 from mepipe_model.models.registry import register_model
@@ -44,6 +45,9 @@ class MerbaConfig:
     """All options of the family; stages are counted 1 to 4 as in Table I of the paper."""
 
     num_classes: int = option(3, whole)
+    # Side that the input is brought to before the stem, by means over pixels where it is a whole part, else
+    # bilinearly; None takes it as it comes.  28x28 maps are enlarged to 224 by input_size=224.
+    input_size: int | None = option(None, whole_or_none)
     # Widths.  Stage k is dim * 2^(k-1) wide; Table I gives 128 ... 1024 (its "D4 = D3" means that
     # stage 4 does not double once more).
     dim: int = option(128, whole)
@@ -161,6 +165,8 @@ def merba_small(name: str, options: dict[str, Any]) -> Merba:
 # 0.83 and 0.75 (lr 5e-4, seed 0; lr 1e-3, seed 1); layer scale 0.1 gave 0.62 and 0.55, init=mambavision 0.68
 # and 0.67, dropout and drop path of 0.1 0.65 and 0.75, all the paper's settings together 0.68 (seed 1).
 TINY = {
+    # A quarter of the pixels.  A push of an action unit is tens of pixels wide.
+    "input_size": 112,
     "dim": 16,
     "stem_dim": 8,
     "conv_depths": (1,),

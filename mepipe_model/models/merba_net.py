@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mepipe_model.models.base import FlowModel
@@ -36,6 +37,7 @@ class Merba(FlowModel):
 
     def __init__(self, name: str, config: MerbaConfig) -> None:
         super().__init__({"name": name, **config.as_dict()})
+        self.input_size = config.input_size
         width = config.dim << (STAGES - 1)
         rates = iter(_drop_path_rates(config))
         self.stem = _stem(config)
@@ -47,11 +49,22 @@ class Merba(FlowModel):
     def features(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 8 * dim): what the head sees."""
         # channels last: the token stages then read a map as tokens without copying it
+        x = x if self.input_size is None else resized(x, self.input_size)
         x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))
         return self.norm(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, side, side)."""
+    height, width = (int(n) for n in x.shape[2:])  # plain numbers while a graph is traced too
+    if (height, width) == (side, side):
+        return x
+    if height % side == 0 and width % side == 0:
+        return F.avg_pool2d(x, (height // side, width // side))
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=height > side or width > side)
 
 
 class LocalGlobal(nn.Module):

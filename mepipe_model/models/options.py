@@ -87,6 +87,10 @@ def positive_or_none(value: Any) -> float | None:
     return None if value is None else positive(value)
 
 
+def whole_or_none(value: Any) -> int | None:
+    return None if value is None else whole(value)
+
+
 def file_or_none(value: Any) -> str | None:
     """A file's name, or None; whether it is there is seen when it is read."""
     if value is not None and (not isinstance(value, str) or not value):

@@ -1,0 +1,154 @@
+"""What the shell completes after Tab: corpora, models, engines, spotters, runs and tables, found without torch.
+
+The scripts are click's; ``mepipe completion bash`` prints one.  A name that cannot be listed (a workspace that is
+not there) completes to nothing: a shell is no place for errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from mepipe.errors import MepipeError, UsageError
+
+SHELLS = ("bash", "zsh", "fish")
+VARIABLE = "_MEPIPE_COMPLETE"  # click makes it from the name of the program
+Names = Callable[[click.Context], Iterable[str]]
+
+
+def script(shell: str) -> str:
+    """The completion script of ``shell``, to be sourced at its start. Raises UsageError for another shell."""
+    from mepipe.cli import cli
+
+    kind = get_completion_class(shell)
+    if shell not in SHELLS or kind is None:
+        raise UsageError(f"no completion for {shell!r}", do=f"valid: {', '.join(SHELLS)}")
+    return kind(cli, {}, "mepipe", VARIABLE).source()
+
+
+def workspace_of(ctx: click.Context) -> Path:
+    """The workspace that the half-written command line means."""
+    given = ctx.find_root().params.get("workspace")
+    return Path(given or os.environ.get("MEPIPE_WORKSPACE") or "mepipe-work")
+
+
+def corpora(ctx: click.Context) -> Iterable[str]:
+    from mepipe.datasets import list_corpora
+
+    return list_corpora()
+
+
+def prepared(ctx: click.Context) -> Iterable[str]:
+    return sorted(p.parent.name for p in workspace_of(ctx).glob("prepared/*/clips.csv"))
+
+
+def with_flow(ctx: click.Context) -> Iterable[str]:
+    """Corpora that have shards, and the composites of which all parts have."""
+    from mepipe.datasets.composite import COMPOSITES
+
+    there = {p.name.rsplit("-", 1)[0] for p in workspace_of(ctx).glob("flow/*-[0-9]*.h5")}
+    return [*sorted(there), *(c for c in COMPOSITES if there >= set(COMPOSITES.get(c).corpora))]
+
+
+def models(ctx: click.Context) -> Iterable[str]:
+    from mepipe_model.models import list_models
+
+    return list_models()
+
+
+def engines(ctx: click.Context) -> Iterable[str]:
+    from mepipe.flow.registry import ENGINES
+
+    return ["auto", *ENGINES.names()]
+
+
+def spotters(ctx: click.Context) -> Iterable[str]:
+    from mepipe.apex import SPOTTERS
+
+    return SPOTTERS.names()
+
+
+def runs(ctx: click.Context) -> Iterable[str]:
+    """Runs of the workspace, the newest first."""
+    files = sorted(workspace_of(ctx).glob("runs/*/config.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    return [p.parent.name for p in files]
+
+
+def runs_and_corpora(ctx: click.Context) -> Iterable[str]:
+    return [*runs(ctx), *prepared(ctx)]
+
+
+def folds(ctx: click.Context) -> Iterable[str]:
+    """Fold folders of the run that the command line names."""
+    return sorted(p.name for p in (workspace_of(ctx) / "runs" / str(ctx.params.get("run"))).glob("folds/*"))
+
+
+def loggers(ctx: click.Context) -> Iterable[str]:
+    from mepipe_model.loggers import list_loggers
+
+    return list_loggers()
+
+
+def tables(ctx: click.Context) -> Iterable[str]:
+    return [f"table{n}" for n in (4, 5, 6, 7)]
+
+
+def with_settings(ctx: click.Context) -> Iterable[str]:
+    from mepipe.configfile import CONFIGS
+
+    return CONFIGS
+
+
+# (command or "", parameter) -> what completes it. "" is every command that has such a parameter.
+WHAT: dict[tuple[str, str], Names] = {
+    ("", "corpus"): corpora,
+    ("", "corpora"): prepared,
+    ("", "data"): with_flow,
+    ("", "test_corpus"): with_flow,
+    ("", "model"): models,
+    ("", "base"): models,
+    ("", "engine"): engines,
+    ("prepare", "apex"): spotters,
+    ("evaluate", "methods"): spotters,
+    ("", "logger"): loggers,
+    ("", "run"): runs,
+    ("", "runs"): runs,
+    ("", "resume"): runs,
+    ("", "against"): runs,
+    ("report", "run"): runs_and_corpora,
+    ("predict", "fold"): folds,
+    ("export", "fold"): folds,
+    ("reproduce", "table"): tables,
+    ("show", "command"): with_settings,
+}
+
+
+# Parameters that take a path too: what begins like no name is completed as a file
+OR_FILES = ("run", "runs", "against")
+
+
+def attach(command: click.Command) -> None:
+    """Give the parameters of ``command``, and of all commands below it, what completes them."""
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            attach(below)
+    for parameter in command.params:
+        name = parameter.name or ""
+        names = WHAT.get((command.name or "", name)) or WHAT.get(("", name))
+        if names and parameter.type is click.STRING:
+            parameter.shell_complete = _completer(names, name in OR_FILES)  # type: ignore[assignment,method-assign]
+
+
+def _completer(names: Names, or_files: bool) -> Callable[[click.Context, str], list[CompletionItem]]:
+    def complete(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        try:
+            fitting = [CompletionItem(name) for name in names(ctx) if name.startswith(incomplete)]
+        except (MepipeError, OSError):
+            fitting = []
+        return fitting or ([CompletionItem(incomplete, type="file")] if or_files else [])
+
+    return complete
