@@ -1,19 +1,27 @@
-# Two targets, each alone on a machine that has only Python >= 3.10, pip and make:
+# Each target alone on a machine that has only Python >= 3.10, pip and make:
 #   make demo    the whole job on a made-up corpus; says what to open
 #   make test    the test suite
+#   make docs    the site of docs/, into site/; a warning is an error
+#   make faults  what mepipe survives: every fault made on purpose, long; writes benchmarks/results/faults.json
 # PYTHON chooses the interpreter, PIP_FLAGS goes to every pip install (an index of your own, say).
 PYTHON ?= python3
 PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test docs faults lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mepipe demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+faults: $(VENV)/.test
+	$(BIN)/python benchmarks/faults.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 the data or the work failed, 2 wrong usage, 130 interrupte
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -19,12 +18,14 @@ from typing import Any
 import click
 
 from mepipe import __version__, progress
-from mepipe.clioptions import JSON, Group, SpreadWords, answer, options_of
+from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.errors import MepipeError, one_line
 from mepipe.logs import LOG, Session, told_error
 from mepipe.settings import PAIR_THREAD, FlowConfig, PrepareConfig, TrainConfig
+from mepipe.shardcommands import shards
+from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
 
 INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -71,15 +72,16 @@ def cli(
 
 cli.add_command(config)
 cli.add_command(completion)
+cli.add_command(shards)
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 def datasets(as_json: bool) -> None:
     """List the corpora known: expected counts, layout, where to apply."""
     from mepipe.datasets.listing import known_corpora, listing
 
-    click.echo(json.dumps(known_corpora(), indent=2) if as_json else listing())
+    reply(as_json, known_corpora(), [listing()])
 
 
 @cli.command()
@@ -97,7 +99,7 @@ def synth(corpus: str, folder: Path, as_json: bool, **options: Any) -> None:
 
     with progress.bar("synth", "clip") as tick:
         made = make_corpus(corpus, folder, progress=tick, **options)
-    answer(as_json, asdict(made), [f"{made}"])
+    reply(as_json, asdict(made), [f"{made}"])
 
 
 @cli.command()
@@ -115,7 +117,7 @@ def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any
     config = PrepareConfig(**options)
     with progress.bar(f"prepare {corpus}", "clip") as tick:
         summary = prepare_corpus(ws, get_corpus(corpus), raw, config, tick)
-    answer(as_json, of_prepare(summary), summary_lines(summary))
+    reply(as_json, of_prepare(summary), summary_lines(summary))
     if config.strict and summary.counts["refused"]:
         raise MepipeError(f"{summary.counts['refused']} clips were refused (--strict)", do="see the reasons above")
 
@@ -130,7 +132,7 @@ def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any
     "--max-gap", type=click.IntRange(0), default=PrepareConfig.max_gap, show_default=True,
     help="Most frames by which an annotated frame that is absent may be replaced, as in prepare.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 def verify(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
     """Check the annotation and the folders of CORPUS in RAW; exit 1 when something must be put right."""
     from mepipe.datasets import get_corpus
@@ -138,7 +140,7 @@ def verify(corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
 
     with progress.bar(f"verify {corpus}", "clip") as tick:
         verification = verify_corpus(get_corpus(corpus), raw, progress=tick, **options)
-    click.echo(json.dumps(verification.as_dict(), indent=2) if as_json else "\n".join(verification.lines()))
+    reply(as_json, verification.as_dict(), verification.lines())
     if verification.failed:
         raise MepipeError(f"{corpus}: {verification.failed} findings must be put right", do="see the list above")
 
@@ -154,7 +156,7 @@ def apex() -> None:
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this spotter; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many clips, spread over the corpus.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 @options_of(PrepareConfig, "frames", "quality", "apex", "jobs", "shard", "dry_run", "force", "strict")
 def apex_evaluate(
     corpus: str, raw: Path, methods: tuple[str, ...], limit: int | None, jobs: int | None, as_json: bool, **options: Any
@@ -165,7 +167,7 @@ def apex_evaluate(
 
     with progress.bar(f"apex {corpus}", "clip") as tick:
         evaluation = evaluate_corpus(get_corpus(corpus), raw, methods, limit, jobs, tick, PrepareConfig(**options))
-    click.echo(json.dumps(evaluation.as_dict(), indent=2) if as_json else "\n".join(evaluation.lines()))
+    reply(as_json, evaluation.as_dict(), evaluation.lines())
 
 
 @cli.command()
@@ -184,7 +186,7 @@ def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any)
     with progress.bar("flow", "pair") as tick:
         summary = flow_corpora(ws, corpora, FlowConfig(**options), tick, progress.say, care)
     if care.last:
-        answer(as_json, of_flow(summary), summary_lines(summary))
+        reply(as_json, of_flow(summary), summary_lines(summary))
         care.tell()
 
 
@@ -218,14 +220,14 @@ def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) 
         from mepipe.report import report_run
 
         pages = [report_run(ws, folder) for folder in outcome.folders]
-    answer(as_json, of_train(outcome, pages), [*outcome.lines(), *(f"  page        {page}" for page in pages)])
+    reply(as_json, of_train(outcome, pages), [*outcome.lines(), *(f"  page        {page}" for page in pages)])
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--against", metavar="RUN", help="Compare with this run over the same clips: McNemar, paired bootstrap.")
 @click.option("--seeds", is_flag=True, help="RUNS differ in their seed only: mean and spread of their scores.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 @click.pass_obj
 def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, seeds: bool, as_json: bool) -> None:
     """Pool and score RUNS: run names, run folders, or predictions.csv files; parts of one run only."""
@@ -245,7 +247,7 @@ def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, seeds: b
         comparison = compare_runs(ws, runs, against)
         scores["against"] = {"run": against, **comparison.as_dict()}
         text += comparison_lines(comparison, against)
-    click.echo(json.dumps(scores, indent=2) if as_json else "\n".join(text))
+    reply(as_json, scores, text)
 
 
 # what the paper's table decides, or what names one run
@@ -261,7 +263,7 @@ OF_A_TABLE = (
 @click.option("--only", multiple=True, metavar="METHOD", help="Only this row; may be repeated.")
 @SEEDS
 @options_of(TrainConfig, *OF_A_TABLE)
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 @click.pass_obj
 def reproduce(
     ws: Workspace, table: str, train: bool, base: str, only: tuple[str, ...], seeds: tuple[int, ...], as_json: bool,
@@ -277,28 +279,107 @@ def reproduce(
         result = lay_out(
             ws, table, base=base, only=only, seeds=seeds, options=options, train=train, progress=tick, say=progress.say
         )
-    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(result.lines()))
+    reply(as_json, result.as_dict(), result.lines())
     if result.failed:
         raise MepipeError(f"{len(result.failed)} rows failed: {', '.join(result.failed)}", do="see the reasons above")
 
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
 @cli.command()
 @click.argument("run")
-@click.argument("clip", type=click.Path(path_type=Path))
-@click.option("--onset", type=click.IntRange(0), help="Onset frame number; default: the first frame.")
-@click.option("--apex", type=click.IntRange(0), help="Apex frame number; default: spotted.")
+@click.argument("inputs", nargs=-1, metavar="INPUT...", type=click.Path(path_type=Path))
+@click.option(
+    "--onset",
+    "onsets",
+    multiple=True,
+    metavar="N|IMAGE",
+    help="Onset frame number, default the first frame; or the first image of a pair, may be repeated.",
+)
+@click.option(
+    "--apex",
+    "apexes",
+    multiple=True,
+    metavar="N|IMAGE",
+    help="Apex frame number, default spotted; or the second image of a pair.",
+)
 @click.option("--offset", type=click.IntRange(0), help="Offset frame number; default: the last frame.")
 @click.option("--fold", metavar="ID", help="Use only this fold's weights; default: the mean of all folds.")
 @click.option("--landmarks", metavar="PATH", help="dlib shape predictor file.")
-@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Where to draw it (PNG).")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option(
+    "--reader",
+    type=click.Choice(["auto", "cv2", "av"]),
+    default="auto",
+    show_default=True,
+    help="Who decodes videos; auto: OpenCV, PyAV where it cannot.",
+)
+@click.option("--picture", type=FILE, help="Where to draw the only clip (PNG).")
+@click.option("--csv", "table", type=FILE, help="Write one row per input.")
+@click.option("--page", type=FILE, help="Write a page with crops, flow and probabilities (HTML).")
+@JSON
 @click.pass_obj
-def predict(ws: Workspace, run: str, clip: Path, as_json: bool, **options: Any) -> None:
-    """Classify one clip, a folder of frames or a video, with the weights of RUN."""
-    from mepipe_model.predict import predict_clip
+def predict(
+    ws: Workspace, run: str, inputs: tuple[Path, ...], onsets: tuple[str, ...], apexes: tuple[str, ...],
+    offset: int | None, table: Path | None, page: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Classify clips with the weights of RUN: folders of frames, videos, or pairs of images (--onset A --apex B).
 
-    answer = predict_clip(ws, run, clip, **options)
-    click.echo(json.dumps(answer.as_dict(), indent=2) if as_json else "\n".join(answer.lines()))
+    An input that cannot be used is refused by name, and the others go on.
+    """
+    from mepipe_model.predict import predict_many
+    from mepipe_model.predictinputs import inputs_of
+    from mepipe_model.predictpage import check_places, write_answers
+
+    check_places(table, page)
+    with progress.bar("predict", "clip") as tick:
+        result = predict_many(
+            ws, run, inputs_of(inputs, onsets, apexes, offset), pictures=page is not None, progress=tick, **options
+        )
+    written = write_answers(result, table, page)
+    reply(as_json, result.as_dict(), [*result.lines(), *(f"  written     {path}" for path in written)])
+    if result.refused:
+        raise MepipeError(f"{len(result.refused)} inputs were refused", do="see the reasons above")
+
+
+@cli.command()
+@click.argument("video", type=click.Path(path_type=Path))
+@click.option("--run", metavar="RUN", help="Classify what is found with the weights of this run.")
+@click.option("--fold", metavar="ID", help="Use only this fold's weights; default: the mean of all folds.")
+@click.option("--truth", type=FILE, help="CSV of known intervals (onset, offset): print F1 by the MEGC rule.")
+@click.option("--out", type=FOLDER, help="Where table and page go; default: WORKSPACE/spot/VIDEO.")
+@options_of(SpotConfig)
+@JSON
+@click.pass_obj
+def spot(
+    ws: Workspace, video: Path, run: str | None, fold: str | None, truth: Path | None, out: Path | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Find micro-expressions in a long VIDEO (a file, or a folder of frames) that nobody has labelled."""
+    from mepipe_model.spotting import spot_video
+
+    with progress.bar("spot", "frame") as tick:
+        found = spot_video(
+            ws, video, run=run, fold=fold, truth=truth, out=out, config=SpotConfig(**options), progress=tick
+        )
+    reply(as_json, found.as_dict(), found.lines())
+
+
+@cli.command("synth-video")
+@click.argument("file", type=FILE)
+@click.option("--seconds", type=click.FloatRange(2), default=60, show_default=True, help="Length.")
+@click.option("--fps", type=click.IntRange(20), default=100, show_default=True, help="Frames per second.")
+@click.option("--expressions", type=click.IntRange(0), help="Micro-expressions; default: one in 5 s.")
+@click.option("--width", type=click.IntRange(160), default=640, show_default=True, help="Of a frame in px, 4:3.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@JSON
+def synth_video(file: Path, as_json: bool, **options: Any) -> None:
+    """Make up a long video in FILE.avi: a face that sways, blinks and shows micro-expressions (FILE.truth.csv)."""
+    from mepipe.synth.video import make_video
+
+    with progress.bar("synth-video", "frame") as tick:
+        made = make_video(file, progress=tick, **options)
+    reply(as_json, made.as_dict(), [f"{made}"])
 
 
 @cli.command()
@@ -316,36 +397,38 @@ def export(ws: Workspace, run: str, as_json: bool, **options: Any) -> None:
     from mepipe_model.export import export_run
 
     exported = export_run(ws, run, **options)
-    answer(as_json, asdict(exported), exported.lines())
+    reply(as_json, asdict(exported), exported.lines())
 
 
 @cli.command()
 @click.argument("run")
+@JSON
 @click.pass_obj
-def report(ws: Workspace, run: str) -> None:
+def report(ws: Workspace, run: str, as_json: bool) -> None:
     """Write the page of RUN (a run's name or folder)."""
     from mepipe.report import report_run
 
-    click.echo(f"{report_run(ws, run)}")
+    page = report_run(ws, run)
+    reply(as_json, {"page": page}, [f"{page}"])
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 def models(as_json: bool) -> None:
     """List the models: input, source, fidelity, published score."""
     from mepipe_model.listing import known_models, listing
 
-    click.echo(json.dumps(known_models(), indent=2) if as_json else listing())
+    reply(as_json, known_models(), [listing()])
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@JSON
 def doctor(as_json: bool) -> None:
     """Check this installation: what works, what is missing, what to install."""
     from mepipe.doctor import diagnose
 
     diagnosis = diagnose()
-    click.echo(json.dumps(diagnosis.as_dict(), indent=2) if as_json else "\n".join(diagnosis.lines()))
+    reply(as_json, diagnosis.as_dict(), diagnosis.lines())
     if not diagnosis.healthy:
         raise MepipeError("the main job cannot run here", do="install what is marked 'must' above")
 
@@ -359,64 +442,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     from mepipe.demo import run_demo
 
     done = run_demo(out, seed)
-    answer(as_json, asdict(done), done.lines())
-
-
-@cli.group()
-def shards() -> None:
-    """List, verify, export or import flow shards."""
-
-
-@shards.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@click.pass_obj
-def shards_ls(ws: Workspace, as_json: bool) -> None:
-    """List the shards of the workspace."""
-    from mepipe.shardtools import describe, table
-
-    rows = describe(ws.flow)
-    click.echo(json.dumps(rows, indent=2) if as_json else table(rows))
-
-
-@shards.command("verify")
-@JSON
-@click.pass_obj
-def shards_verify(ws: Workspace, as_json: bool) -> None:
-    """Check every sample's checksum, shape and values; exit 1 when one fails."""
-    from mepipe.shardtools import verify_folder
-
-    findings = verify_folder(ws.flow)
-    answer(as_json, {"findings": findings}, findings or ["all samples are as they were written"])
-    if findings:
-        raise MepipeError(f"{len(findings)} findings", do="run mepipe flow --force")
-
-
-@shards.command("export")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("corpora", nargs=-1)
-@click.option(
-    "--format", type=click.Choice(["npz", "flo", "png"]), default="npz", show_default=True,
-    help="One .npz; or a folder of Middlebury .flo files (u, v in px), or of colour pictures (8 bits, to look at).",
-)  # fmt: skip
-@click.pass_obj
-def shards_export(ws: Workspace, file: Path, corpora: tuple[str, ...], format: str) -> None:
-    """Write all samples, or those of CORPORA, into FILE, a folder with --format flo and png."""
-    from mepipe.shardtools import export
-
-    click.echo(f"{export(ws.flow, file, corpora, format)} samples -> {file}")
-
-
-@shards.command("import")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--channels", default="u,v,strain", show_default=True, help="What FILE's three channels are, in order.")
-@click.option("--force", is_flag=True, help="Replace shards of the same corpora.")
-@click.pass_obj
-def shards_import(ws: Workspace, file: Path, channels: str, force: bool) -> None:
-    """Take over normalised flow that others published: FILE.npz with corpus, subject, clip, label3 and one array."""
-    from mepipe.shards.importing import import_npz
-
-    imported = import_npz(ws.flow, file, tuple(c.strip() for c in channels.split(",")), force)
-    click.echo("\n".join(imported.lines()))
+    reply(as_json, asdict(done), done.lines())
 
 
 def main(args: list[str] | None = None) -> None:

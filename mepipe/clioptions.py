@@ -18,7 +18,7 @@ _log = logging.getLogger("mepipe.cli")
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 
-def answer(as_json: bool, value: Any, lines: Sequence[str]) -> None:
+def reply(as_json: bool, value: Any, lines: Sequence[str]) -> None:
     """Print the result of a command: ``value`` as JSON, or ``lines``. Values JSON has no name for become text."""
     click.echo(json.dumps(value, indent=2, default=str) if as_json else "\n".join(lines))
 

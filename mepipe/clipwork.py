@@ -26,6 +26,7 @@ from mepipe.faces.detect import Detector, Face, get_detector
 from mepipe.faces.find import eye_distance, find_face
 from mepipe.faces.landmarks import ShapePredictor, find_predictor
 from mepipe.frames import FrameFolder, Frames, nearest
+from mepipe.limits import CLIP_FRAMES
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import (
     MACHINE,
@@ -329,6 +330,7 @@ def needed_frames(clip: Clip, numbers: Sequence[int], mode: str) -> list[int]:
     inside = [n for n in numbers if onset - reach <= n <= offset + reach]
     if sum(onset <= n <= offset for n in inside) < 2:
         raise DataError(f"no frame on disk after onset {clip.onset} up to offset {clip.offset}")
+    CLIP_FRAMES.check(f"{clip.id}, onset {onset} to offset {offset}", len(inside))
     return inside
 
 

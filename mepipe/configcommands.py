@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mepipe.clioptions import JSON, Command, Group, answer
+from mepipe.clioptions import JSON, Command, Group, reply
 from mepipe.configfile import CONFIGS, NAME, SettingsFile, find_settings, option_fields, read_settings
 from mepipe.errors import UsageError
 
@@ -40,7 +40,7 @@ def config_show(
         shown[name] = effective(name, *_given(ctx, name, list(args), file))
     if not every and not as_json and command is None:
         shown = {c: {k: s for k, s in settings.items() if s.source != DEFAULT} for c, settings in shown.items()}
-    answer(as_json, show_dict(shown, file), show_lines(shown, file))
+    reply(as_json, show_dict(shown, file), show_lines(shown, file))
 
 
 def current_settings(ctx: click.Context) -> SettingsFile | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from mepipe.datasets.base import IMAGE_SUFFIXES
 from mepipe.errors import DataError
-from mepipe.imageheads import bomb, damage
+from mepipe.imageheads import bomb, broken_chunk, damage
 from mepipe.limits import IMAGE_BYTES, IMAGE_PIXELS, VIDEO_FRAMES, read_file
 
 # Read by OpenCV when it decodes the first image, and again by us, image for image (imageheads.bomb).
@@ -144,7 +144,7 @@ def decode_image(data: bytes, path: Path, always_colour: bool = True) -> np.ndar
     """
     import cv2
 
-    broken = damage(data)
+    broken = damage(data) or broken_chunk(data)
     if broken:
         raise DataError(f"{path} {broken}", do="unpack or copy the clip again")
     if claimed := bomb(data):

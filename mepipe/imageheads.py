@@ -36,6 +36,22 @@ def damage(data: bytes) -> str:
     return "is not an image (no JPEG, PNG, BMP or TIFF header)"
 
 
+def broken_chunk(data: bytes) -> str:
+    """Why the chunks of a PNG do not fill the file, or ''. data: the whole file.
+
+    OpenCV 5 never comes back from a chunk that says it has 2 GB and more; others that do not fit are damage too.
+    """
+    place = 8 if data[:8] == b"\x89PNG\r\n\x1a\n" else len(data)
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if end > len(data):
+            return "is a PNG with a chunk that is longer than the file"
+        if data[place + 4 : place + 8] == b"IEND":
+            return ""
+        place = end
+    return "is a PNG without an end" if data[:4] == b"\x89PNG" else ""
+
+
 def bomb(data: bytes) -> str:
     """Why decoding would take more memory or time than the limits allow, or ''. data: from the file's beginning on."""
     size = picture_size(data)

@@ -11,6 +11,7 @@ A file gets both, and also what the command says on stderr and the traceback of 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -52,6 +53,10 @@ class Stderr(logging.Handler):
 
 class Appended(logging.FileHandler):
     """A log file. A disk that fills up later costs the log, told once, and not the command."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # told by handleError
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         LOG.removeHandler(self)

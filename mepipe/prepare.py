@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,10 +25,11 @@ from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.faces.find import fits
 from mepipe.frames import FrameFolder
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 from mepipe.verify import places
-from mepipe.workspace import Workspace, make_folder, sweep, write_json, write_text
+from mepipe.workspace import Workspace, make_folder, safe_name, sweep, write_json, write_text
 
 COLUMNS = (
     "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "label7", "split",
@@ -65,8 +67,32 @@ def prepare_corpus(
 ) -> Summary:
     """Detect, align and crop every clip of ``corpus`` in ``raw``; write WORKSPACE/prepared/<corpus>/.
 
-    progress(done, total) is called after every clip.  Raises DataError when there is no annotation or no
-    folder, UsageError for wrong settings; damaged clips are refused, not raised.
+    It starts worker processes: a script calls it below ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    ws
+        Where results go.
+    corpus
+        From ``get_corpus``.
+    raw
+        The folder that holds the corpus as distributed.
+    config
+        None is all defaults.
+    progress
+        progress(done, total) is called after every clip.
+
+    Returns
+    -------
+    Summary
+        A record for every row of the annotation: ok, repaired or refused with its reason.
+
+    Raises
+    ------
+    DataError
+        There is no annotation or no folder. Damaged clips are refused, not raised.
+    UsageError
+        Wrong settings.
     """
     config = config or PrepareConfig()
     started = time.monotonic()
@@ -80,8 +106,13 @@ def prepare_corpus(
     with ws.lock(f"prepare-{corpus.name}"):
         folder = make_folder(ws.prepared(corpus.name))
         sweep(folder)
-        records, reused = _work(folder, clips, config, context, progress)
-        records = _second_look(folder, clips, records, config, context)
+        try:
+            records, reused = _work(folder, clips, config, context, progress)
+            records = _second_look(folder, clips, records, config, context)
+        except BaseException:
+            with suppress(OSError):  # what has stopped us may stand in the way here too
+                sweep(folder)  # the workers were in the middle of a clip
+            raise
         drop_refused(folder, records)
         seconds = time.monotonic() - started
         write_results(folder, all_clips, records, config, context, raw)
@@ -245,11 +276,10 @@ def checked(record: Record) -> Record:
     numbers = [n for n in (record.onset, record.apex, record.offset) if n is not None]
     if any(not 0 <= n < 2**31 for n in numbers):
         raise ValueError(f"frames {numbers} cannot be")
+    if len(record.box) not in (0, 4):
+        raise ValueError(f"its box has {len(record.box)} numbers")
     if record.status not in ("ok", "repaired", "refused"):
         raise ValueError(f"status {record.status!r} is unknown")
-    texts = [value for value in record.row().values() if isinstance(value, str)]
-    if not "".join(texts).isprintable():
-        raise ValueError("a cell holds control characters")
     return record
 
 

@@ -200,6 +200,16 @@ class TrainConfig(Checked):
     k: int = option(5, "folds of --protocol kfold", low=2)
     device: str = option("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "auto: bf16 on CUDA, fp32 on the CPU", choices=("auto", "fp32", "bf16"))
+    compile: bool = option(
+        False, "torch.compile the network but for its scans: needs a C++ compiler, and a minute or more per fold"
+    )  # fmt: skip
+    channels_last: bool = option(
+        False, "weights and batches in channels-last memory order (MERba's maps are in it either way)"
+    )  # fmt: skip
+    deterministic: bool = option(
+        False, "only operations that give the same bits every time on CUDA too, some of them slower; on the CPU they "
+        "are always taken"
+    )  # fmt: skip
     seed: int = option(0, "of everything random", low=0)
     patience: int = option(20, "epochs without a better inner UF1 before --select inner stops", low=1)
     weights: str = option("all", "keep the weights of all folds (needed by predict) or none", choices=("all", "none"))

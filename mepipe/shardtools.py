@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.progress import Progress
 from mepipe.shards import list_shards, open_shards, verify_shards
 from mepipe.workspace import atomic_file
 
@@ -45,12 +46,20 @@ def _values(row: dict[str, Any]) -> str:
     return ", ".join([f"pad {parameters.get('pad')}", *averaged, *row["channels"][3:]])
 
 
-def verify_folder(folder: Path) -> list[str]:
-    """Findings of a full check of every shard, as text. Raises DataError when there is none."""
+def verify_folder(folder: Path, progress: Progress | None = None) -> list[str]:
+    """Findings of a full check of every shard, as text. Raises DataError when there is none.
+
+    progress(done, total) counts shards.
+    """
     paths = list_shards(folder)
     if not paths:
         raise DataError(f"no shards in {folder}", do="run mepipe flow first")
-    return [str(f) for f in verify_shards(paths)]
+    findings = []
+    for done, path in enumerate(paths, start=1):
+        findings += [str(f) for f in verify_shards([path])]
+        if progress:
+            progress(done, len(paths))
+    return findings
 
 
 def export_npz(folder: Path, file: Path, corpora: Sequence[str]) -> int:

@@ -132,9 +132,32 @@ def verify_corpus(
 ) -> Verification:
     """Compare the annotation of ``corpus`` with what lies in ``raw``; nothing is written.
 
-    deep: decode every image of every clip.  max_gap: as in ``prepare``, the most frames by which an
-    annotated frame may be replaced.  progress(done, total) is called after every clip.
-    Raises UsageError when RAW is no folder or ``sheet`` no file; all else is a finding.
+    Parameters
+    ----------
+    corpus
+        From ``get_corpus``.
+    raw
+        The folder that holds the corpus as distributed.
+    deep
+        Decode every image of every clip.
+    sheet
+        The annotation, if it is not below ``raw``.
+    corrections
+        Apply the known corrections first.
+    max_gap
+        As in ``prepare``, the most frames by which an annotated frame may be replaced.
+    progress
+        progress(done, total) is called after every clip.
+
+    Returns
+    -------
+    Verification
+        Findings by name, and how many must be put right.
+
+    Raises
+    ------
+    UsageError
+        RAW is no folder or ``sheet`` no file; all else is a finding.
     """
     started = time.monotonic()
     try:

@@ -36,6 +36,8 @@ MACHINE: dict[int, str] = {
 
 TEMP_MARK = ".mepipe-tmp-"  # every unfinished file or folder of ours carries it; sweep() removes such
 _NAME = re.compile(r"[^\W_][\w\-+. ()&,]*", re.ASCII)  # what a subject or clip may be called as a folder of ours
+# what Windows takes for a device in any folder, whatever suffix follows: a workspace may lie on its disk
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 
 
 class Workspace:
@@ -180,8 +182,10 @@ def fsync(path: Path) -> None:
 
 def safe_name(name: str) -> str:
     """``name`` if it can be one folder of ours. Raises DataError for ``..``, separators, control characters."""
-    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name) > 100:
-        raise DataError(f"{name!r} cannot be a folder name", do="rename it: letters, digits, _ - + . and spaces")
+    device = name.split(".")[0].rstrip().casefold() in _DEVICES
+    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name) > 100 or device:
+        shown = name if len(name) <= 100 else name[:100] + "..."
+        raise DataError(f"{shown!r} cannot be a folder name", do="rename it: letters, digits, _ - + . and spaces")
     return name
 
 

@@ -38,6 +38,8 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
         f"{plan.config.model}: {params:,} parameters on {plan.device}{scan}",
         *start,
     ]
+    if plan.config.compile:
+        lines.append("the network is compiled by torch.compile, its local mixers are not; the first steps take long")
     if plan.device == "cpu" and params > HEAVY and left:
         lines.append(
             f"warning: {plan.config.model} on a CPU takes about a second per clip and epoch; "

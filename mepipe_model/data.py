@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from mepipe.errors import DataError, UsageError
 from mepipe.shards import Sample, Shards, open_shards
+from mepipe_model.feeding import ahead, uploaded
 
 CLASSES: dict[int, tuple[str, ...]] = {
     3: ("negative", "positive", "surprise"),  # MEGC2019's numbers 0, 1, 2
@@ -25,7 +27,7 @@ CLASSES: dict[int, tuple[str, ...]] = {
 LABEL_FIELD = {3: "label3", 5: "label5", 7: "label7"}
 MODEL_CHANNELS = 3  # u, v, magnitude: a stored strain is not read; models that want it compute it from u and v
 PREPARED_AT_ONCE = 32  # 20 MB of flow
-MEMORY_SHARE = 0.4  # of the free memory: flow of this size or less is held in RAM, larger is read per batch
+MEMORY_SHARE = 0.4  # of the free memory of a device or of the machine: flow up to this size is held there
 
 
 class FlowDataset(Dataset[tuple[Tensor, int]]):
@@ -112,17 +114,29 @@ def composite_labels(name: str, samples: Sequence[Sample], classes: int) -> tupl
 
 
 class FlowStore:
-    """All flows of a data set by index, in memory when they fit, else read for each batch.
+    """All flows of a data set by index: on the device when they fit, else in RAM, else read for each batch.
 
-    head_motion: "keep" or "remove" (``without_head_motion``).
+    head_motion: "keep" or "remove" (``without_head_motion``).  place: "device", "ram" or "disk"; default: the first
+    whose free memory they take no more than MEMORY_SHARE of.
     """
 
-    def __init__(self, data: FlowDataset, device: torch.device, head_motion: str = "keep") -> None:
-        self.data, self._still = data, head_motion == "remove"
+    def __init__(
+        self, data: FlowDataset, device: torch.device, head_motion: str = "keep", place: str | None = None
+    ) -> None:
+        self.data, self.device, self._still = data, device, head_motion == "remove"
         size = len(data) * data.flow(0).nbytes if len(data) else 0
-        self.in_memory = size <= MEMORY_SHARE * free_memory(device)
-        self._all = self._load().to(device) if self.in_memory else None
-        self.device = device
+        self.place = place or self._fitting(size)
+        self._all: Tensor | None = None
+        if self.place != "disk":
+            self._all = self._load().to(device if self.place == "device" else "cpu")
+
+    @property
+    def in_memory(self) -> bool:
+        return self._all is not None
+
+    def _fitting(self, size: int) -> str:
+        places = {"device": self.device, "ram": torch.device("cpu")}
+        return next((name for name, d in places.items() if size <= MEMORY_SHARE * free_memory(d)), "disk")
 
     def _load(self) -> Tensor:
         x = torch.from_numpy(self.data.flows(range(len(self.data))))
@@ -130,17 +144,36 @@ class FlowStore:
             part.copy_(without_head_motion(part))
         return x
 
-    def batch(self, indices: Sequence[int], mirrored: Tensor | None = None) -> Tensor:
+    def batch(self, indices: Sequence[int] | Tensor, mirrored: Tensor | None = None) -> Tensor:
         """(len(indices), 3, H, W) float32 on the store's device, in px, or as the shards are normalised.
 
         mirrored: (len(indices),) bool, the samples to mirror left to right.
         """
-        if self._all is not None:
+        if self._all is not None and self.place == "device":
             x = self._all[torch.as_tensor(indices, device=self.device)]
         else:
-            x = torch.from_numpy(self.data.flows(indices)).to(self.device)
-            x = without_head_motion(x) if self._still else x
+            x = self._fetch(indices)
         return x if mirrored is None else flip(x, mirrored.to(self.device), self.data.content.mirror)
+
+    def batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """``batch`` of every piece in turn; what is not on the device comes while the one before is in use."""
+        flips: Sequence[Tensor | None] = [None] * len(pieces)
+        sizes = [len(piece) for piece in pieces]
+        if mirrored:  # once per epoch: every copy from pageable memory waits for the GPU
+            flips = torch.cat(list(mirrored)).to(self.device).split(sizes)
+        if self.place == "device":
+            order = torch.tensor([i for piece in pieces for i in piece], device=self.device)
+            yield from map(self.batch, order.split(sizes), flips)
+            return
+        for x, which in zip(ahead(self._fetch, pieces), flips, strict=True):
+            yield x if which is None else flip(x, which, self.data.content.mirror)
+
+    def _fetch(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Samples from RAM or from the shards, brought to the device."""
+        if self._all is not None:
+            return uploaded(self._all[torch.as_tensor(indices)], self.device)
+        x = torch.from_numpy(self.data.flows([int(i) for i in indices]))
+        return uploaded(without_head_motion(x) if self._still else x, self.device)
 
 
 class PreparedStore:
@@ -195,9 +228,14 @@ class Scale:
     def __call__(self, x: Tensor) -> Tensor:
         if self == Scale.none():
             return x  # of any shape: what a model prepared for itself need not be maps
-        mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
-        return (x - mean) / std
+        return (x - _column(self.mean, x.device)) / _column(self.std, x.device)
+
+
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) on ``device``, made once: a copy to a GPU in every step would wait for it."""
+    with torch.inference_mode(mode=False):  # whoever asks first: training uses it too
+        return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def moments(store: FlowStore, count: int) -> np.ndarray:
@@ -232,7 +270,8 @@ def flip(x: Tensor, which: Tensor, mirror: float = 0.0) -> Tensor:
 
     mirror: 0 for flow in px, where u changes its sign; lowest + highest value of flow that was min-max scaled.
     """
-    mirrored = x.flip(-1) * torch.tensor([-1.0, 1.0, 1.0], device=x.device).view(1, -1, 1, 1)
+    mirrored = x.flip(-1)
+    mirrored[:, 0].neg_()
     if mirror:
         mirrored[:, 0] += mirror
     return torch.where(which.view(-1, 1, 1, 1), mirrored, x)

@@ -125,8 +125,22 @@ def _table(metrics: dict[str, Any], selection: str) -> list[str]:
 def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
     """Pool the predictions of runs, run folders or predictions.csv files and score them together.
 
-    Parts of one run may come from several machines.  Raises DataError when a clip is predicted twice, when class
-    lists differ, or when the settings or the data of two runs do.
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    sources
+        Names, folders or files; parts of one run may come from several machines.
+
+    Returns
+    -------
+    dict[str, Any]
+        JSON values only: UF1, UAR, ACC, intervals, per corpus and class, confusion matrix.
+
+    Raises
+    ------
+    DataError
+        A clip is predicted twice, or class lists, settings or data differ.
     """
     leaky = any(map(is_leaky, sources))
     notes = one_experiment(ws, sources)
@@ -192,8 +206,26 @@ def is_leaky(source: str) -> bool:
 def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Comparison:
     """The pooled ``sources`` against one other run, folder or file, over the same clips.
 
-    Raises DataError as ``evaluate_runs``, and when clips, truth or classes differ; UsageError for predictions
-    that saw the test subject.
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    sources
+        As in ``evaluate_runs``.
+    against
+        One name, folder or file.
+
+    Returns
+    -------
+    Comparison
+        McNemar's test and the paired bootstrap over subjects.
+
+    Raises
+    ------
+    DataError
+        As ``evaluate_runs``, and when clips, truth or classes differ.
+    UsageError
+        Predictions that saw the test subject.
     """
     if any(map(is_leaky, [*sources, against])):
         raise UsageError(f"{ORACLE_FILE} saw the test subjects: a comparison with it tests nothing")

@@ -91,10 +91,32 @@ def by_sorting(x: Tensor) -> Tensor:
 
 
 def export_run(ws: Workspace, run: str, format: str, fold: str | None = None, out: Path | None = None) -> Exported:
-    """Write the model of one fold of ``run``, by default the first that has weights, to ``out``.
+    """Write the model of one fold of ``run`` as one file, checked against the model.
 
-    out: by default RUN/export/<fold> with the format's suffix.  Raises UsageError, DataError; MepipeError where a
-    package is missing, or where the file does not give what the model gives: then nothing is written.
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    run
+        A name or a folder.
+    format
+        "safetensors", "torchscript" or "onnx".
+    fold
+        None is the first that has weights.
+    out
+        The file; None is RUN/export/<fold> with the format's suffix.
+
+    Returns
+    -------
+    Exported
+        The file, and how far its output is from the model's.
+
+    Raises
+    ------
+    UsageError, DataError
+        No such run, fold or weights.
+    MepipeError
+        A package is missing, or the file does not give what the model gives: then nothing is written.
     """
     if format not in FORMATS:
         raise UsageError(f"--format is {format!r}", do=f"valid: {', '.join(FORMATS)}")

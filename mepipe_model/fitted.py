@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
-from mepipe.errors import DataError, UsageError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.settings import TrainConfig
 from mepipe.shards import Content, Sample
 from mepipe.workspace import Workspace
@@ -22,6 +23,13 @@ def is_fitted(model: str) -> bool:
     return model_info(model).trained_by == "fit"
 
 
+def need_sklearn(model: str) -> None:
+    """Raises MepipeError where scikit-learn is not installed; only fitting needs it."""
+    if find_spec("sklearn") is None:
+        what = f"{model} is fitted by scikit-learn, which is not installed"
+        raise MepipeError(what, do="pip install 'mepipe[svm]'")
+
+
 def check_fitted(config: TrainConfig, filled: dict[str, Any]) -> None:
     """Refuse settings of training by epochs for a model that is fitted at once.
 
@@ -30,13 +38,13 @@ def check_fitted(config: TrainConfig, filled: dict[str, Any]) -> None:
     """
     if not is_fitted(config.model):
         return
-    from mepipe_model.models.svm import need_sklearn
-
     need_sklearn(config.model)
     for name in STEPS:
         if getattr(config, name) not in (None, filled[name]):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag}: {config.model} is fitted at once, not trained by epochs", do=f"leave {flag} out")
+    if config.compile:
+        raise UsageError(f"--compile: {config.model} is fitted at once, without steps", do="leave --compile out")
     if config.select != "fixed":
         what = f"--select {config.select}: {config.model} is fitted at once"
         raise UsageError(what, do="there is no epoch to choose; leave --select out")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,9 @@ from torch import Tensor
 from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
+from mepipe_model.compiled import compiled
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
+from mepipe_model.feeding import Tally
 from mepipe_model.metrics import confusion_matrix
 from mepipe_model.models import create_model, model_info
 from mepipe_model.models.base import FlowModel, PreparingModel
@@ -83,9 +86,16 @@ def start_worker(workspace: Path, run_folder: Path, device: str, threads: int) -
     """Load this process's bench. threads: of torch."""
     global _bench  # a worker process has one bench, loaded once
     torch.set_num_threads(threads)
-    if device == "cpu":
+    if device == "cpu" or load_run(run_folder).settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first matrix product starts
         torch.use_deterministic_algorithms(True, warn_only=True)
     _bench = Bench(workspace, run_folder, device)
+
+
+def stop_worker() -> None:
+    """Let go of the bench: its data, its device memory. The process may start on another run, or test one."""
+    global _bench
+    _bench = None
 
 
 def train_fold(fold_id: str) -> str:
@@ -126,7 +136,11 @@ class _Training:
         self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
         check_start(self.model, bench.run.config["model"])
         self.inputs = bench.inputs(self.model)
-        self.network = self.model.network if isinstance(self.model, PreparingModel) else self.model
+        self.network: Any = self.model.network if isinstance(self.model, PreparingModel) else self.model
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if self.config.compile and not isinstance(self.model, FittedModel):
+            self.network = compiled(self.model, self.network)
         if self.config.class_weights == "balanced":
             self.model.head.weigh(self._targets(self.train).bincount(minlength=len(bench.data.classes)))
         self.optimizer = make_optimizer(self.model, self.config)
@@ -179,26 +193,34 @@ class _Training:
         assert self.config.epochs is not None
         assert self.config.flip is not None
         pieces = list(batches(order, self.config.batch_size))
-        total, right = 0.0, 0
+        which = [torch.rand(len(piece), generator=generator) < self.config.flip for piece in pieces]
+        targets = self._targets(order).split([len(piece) for piece in pieces])
+        tally = Tally(f"fold {self.fold.id}", epoch, len(pieces))
         self.model.train()
-        for step, indices in enumerate(pieces):
+        for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, step, len(pieces))
-            which = torch.rand(len(indices), generator=generator) < self.config.flip
-            x = self.scale(self.inputs.batch(indices, which))
-            target = self._targets(indices)
-            out = self._forward(x)
+            out = self._forward(self.scale(x))
             loss = self.model.head.loss(out, target, epoch / self.config.epochs)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.config.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
-            total += loss.item() * len(indices)
-            right += int((self.model.head.decide(out) == target).sum())
-        return total / len(order), right / len(order)
+            tally.add(loss, self.model.head.decide(out.detach()) == target)
+        return tally.result()
+
+    def _batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """The inputs of every piece in turn."""
+        if isinstance(self.inputs, FlowStore):
+            yield from self.inputs.batches(pieces, mirrored)
+            return
+        for i, piece in enumerate(pieces):
+            yield self.inputs.batch(piece, None if mirrored is None else mirrored[i])
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self.config.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         if not self.bench.mixed or isinstance(self.model, FittedModel):  # an SVM's decisions need their last digits
             return self.network(x)
         with torch.autocast(self.bench.device.type, torch.bfloat16):
@@ -215,7 +237,7 @@ class _Training:
         self.model.eval()
         assert self.config.batch_size is not None
         pieces = [indices[i : i + self.config.batch_size] for i in range(0, len(indices), self.config.batch_size)]
-        return torch.cat([self._forward(self.scale(self.inputs.batch(p))).cpu() for p in pieces])
+        return torch.cat([self._forward(self.scale(x)).cpu() for x in self._batches(pieces)])
 
     def _look(self, epoch: int) -> dict[str, float]:
         """What the selection rule looks at after an epoch. ``fixed`` looks at nothing."""
@@ -306,7 +328,8 @@ def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimiz
     kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     assert config.optimizer is not None, "the settings must be resolved"
     assert config.weight_decay is not None
-    return kinds[config.optimizer](model.parameter_groups(config.weight_decay), betas=(0.9, 0.999))
+    # fused: one pass over all parameters instead of some ten small operations for each
+    return kinds[config.optimizer](model.parameter_groups(config.weight_decay), betas=(0.9, 0.999), fused=True)
 
 
 def seed_of(seed: int, fold: str, what: str) -> int:

@@ -78,7 +78,13 @@ def register_logger(name: str) -> Callable[[Callable[[Run], RunLogger]], Callabl
 
 
 def list_loggers() -> list[str]:
-    """Names of all loggers: the bundled ones, those registered here, those of installed packages."""
+    """Names of all loggers.
+
+    Returns
+    -------
+    list[str]
+        The bundled ones, those registered here, those of installed packages.
+    """
     return list(dict.fromkeys([*LOGGERS.names(), *(e.name for e in metadata.entry_points(group=GROUP))]))
 
 

@@ -26,7 +26,23 @@ def uf1_uar(true: Sequence[Hashable], pred: Sequence[Hashable], labels: Sequence
     """UF1 and UAR of ``pred`` against ``true`` over the full list ``labels``.
 
     A class absent from truth and prediction scores 0, with a warning.
-    Raises ValueError for unequal lengths, no prediction at all, or a value outside ``labels``.
+
+    Parameters
+    ----------
+    true, pred
+        One label per clip, of all folds together.
+    labels
+        All classes of the task.
+
+    Returns
+    -------
+    Uf1Uar
+        ``UF1`` and ``UAR``, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Unequal lengths, no prediction at all, or a value outside ``labels``.
     """
     scores = Scores.of(true, pred, labels)
     return Uf1Uar(scores.uf1, scores.uar)
@@ -84,7 +100,25 @@ class Scores:
 
 
 def confusion_matrix(true: Sequence[Hashable], pred: Sequence[Hashable], labels: Sequence[Hashable]) -> np.ndarray:
-    """(C, C) int64 counts, rows the truth. Raises ValueError as ``uf1_uar`` does."""
+    """How often each class was taken for each.
+
+    Parameters
+    ----------
+    true, pred
+        One label per clip.
+    labels
+        The classes, in the order of rows and columns.
+
+    Returns
+    -------
+    np.ndarray
+        (C, C) int64 counts, rows the truth.
+
+    Raises
+    ------
+    ValueError
+        As ``uf1_uar``.
+    """
     if len(true) != len(pred):
         raise ValueError(f"{len(true)} truths and {len(pred)} predictions")
     if not len(true):

@@ -61,9 +61,10 @@ RECIPES: dict[str, Recipe] = {
     "ststnet": MEGC2019,
     "htnet": MEGC2019,
     "off_apexnet": MEGC2019,  # its own settings are not known to us
-    # The made-up corpus gives folds of some 43 clips: 128 a step would be one step an epoch. UF1 there, seed 0:
-    # 0.78 after 20 epochs, 0.90 after 40 (0.92 with flow that differed in its last digits).
-    "merba_tiny": Recipe(epochs=40, holdout_epochs=60, batch_size=8, lr=2e-3, warmup=4, cooldown=4, head_motion="auto"),
+    # The made-up corpus gives folds of some 43 clips: 128 a step would be one step an epoch. Its heads drift by up to
+    # 0.8 px, as much as a weak expression moves: removing that brings UF1 from 0.93 (mean of two seeds, 40 epochs) to
+    # 0.98; 25 epochs then do as well (0.99, mean of three).
+    "merba_tiny": Recipe(epochs=25, holdout_epochs=40, batch_size=8, lr=2e-3, warmup=3, cooldown=2, head_motion="auto"),
 }
 
 

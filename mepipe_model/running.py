@@ -22,13 +22,14 @@ from mepipe_model.queueing import Failure, fold_queue, guarded, slots
 from mepipe_model.runs import Run, load_run
 
 Say = Callable[[str], None]
+LARGE = 2_000_000  # parameters: a step of merba_tiny (0.6 M) takes 0.1 s on a core, of merba_small (25 M) some seconds
 TRACE = "error.txt"  # in a failed fold's folder: the traceback of what was no error of the user's
 
 
 def run_folds(
     ws: Workspace, plan: Plan, run: Run, folds: Sequence[Fold], progress: Progress | None, say: Say
 ) -> dict[str, str]:
-    """Train ``folds``: several at once in processes of their own, or one after the other in this process.
+    """Train ``folds``: in processes of their own, or one after the other in this process where one small one runs.
 
     On the CPU there are cores / threads at once, on CUDA one per GPU; ``jobs`` changes both.  A fold that fails
     does not end the others.  Returns fold id -> reason of those that failed.
@@ -39,7 +40,8 @@ def run_folds(
     devices = slots(plan.device, len(folds), plan.config.jobs, max(1, cores() // threads), gpus(plan.device))
     ids, failed, started = [f.id for f in folds], {}, time.monotonic()
     worker = (ws.root, run.folder, threads)
-    results = fold_queue(_train, ids, devices, _start, worker) if len(devices) > 1 else _here(ids, devices[0], worker)
+    apart = len(devices) > 1 or slow_to_stop(plan)
+    results = fold_queue(_train, ids, devices, _start, worker) if apart else _here(ids, devices[0], worker)
     if len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
         say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
     with watching(run, ids, plan.config.epochs or 0, progress):
@@ -50,6 +52,13 @@ def run_folds(
             else:
                 say(fold_line(run, ids[i], done, len(ids), time.monotonic() - started))
     return failed
+
+
+def slow_to_stop(plan: Plan) -> bool:
+    """Whether Ctrl-C would wait in this process: a backward is one call, and large models take seconds for it."""
+    from mepipe_model.models import model_info
+
+    return plan.device == "cpu" and model_info(plan.config.model).params > LARGE
 
 
 def gpus(kind: str) -> list[str]:
@@ -105,9 +114,9 @@ def _start(device: str, workspace: Path, run_folder: Path, threads: int) -> None
 
 def _release() -> None:
     """Let go of the data: this process may train another run, which loads its own."""
-    from mepipe_model import fold
+    from mepipe_model.fold import stop_worker
 
-    fold._bench = None
+    stop_worker()
 
 
 def _train(fold_id: str) -> str:

@@ -29,7 +29,13 @@ ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --
 # settings that do not change any number of a run
 BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "logger", "data"})
 # settings younger than some runs: at these values, which is what was done before, a run keeps the name it had
-LATER: dict[str, Any] = {"test_corpus": None, "class_weights": "none"}
+LATER: dict[str, Any] = {
+    "test_corpus": None,
+    "class_weights": "none",
+    "compile": False,
+    "channels_last": False,
+    "deterministic": False,
+}
 # of config.json's data: what must be equal for predictions to belong to one experiment
 SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")
 

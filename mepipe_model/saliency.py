@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mepipe_model.data import Scale
 
 METHODS = ("integrated", "gradient")
-STEPS = 16  # of the integral; 64 change no region's share by more than a few percent (docs/pages.md)
+STEPS = 16  # of the integral; 64 changed no region's share by more than 0.2 percentage points (docs/pages.md)
 AT_ONCE = 8  # flows in one pass
 TINY = 1e-6  # probability below which log p is not followed
 FILE = "saliency.npz"  # in the run's folder
@@ -281,7 +281,11 @@ def _summary(run: Run, rows: Sequence[Prediction], found: Sequence[_Explained], 
 def _write(s: Saliency) -> None:
     about: dict[str, Any] = {"format": "mepipe.saliency", "version": FORMAT, "run": s.run, "classes": s.classes,
                              "method": s.method, "steps": s.steps, "regions": NAMES, "clips": s.clips}  # fmt: skip
-    arrays = {"target": s.target.astype(np.int16), "regions": s.regions.astype(np.float32),
-              "occlusion": s.occlusion.astype(np.float32), "maps": s.maps.astype(np.float32)}  # fmt: skip
+    arrays: dict[str, Any] = {
+        "target": s.target.astype(np.int16),
+        "regions": s.regions.astype(np.float32),
+        "occlusion": s.occlusion.astype(np.float32),
+        "maps": s.maps.astype(np.float32),
+    }
     with atomic_file(s.path) as temp, temp.open("wb") as file:
         np.savez_compressed(file, about=json.dumps(about), **arrays)

@@ -58,9 +58,31 @@ def train_seeds(
 ) -> SeedsOutcome:
     """``train_run`` once per seed, then ``seed_spread`` of the runs, written to WORKSPACE/runs/<name>.seeds.json.
 
-    Each run is the one its seed alone would give, so finished ones are left alone.  Failed folds of one seed do
-    not end the others.  progress(done, total) counts epochs over all seeds.
-    Raises as ``train_run``; UsageError for fewer than two seeds or options that name one run.
+    Each run is the one its seed alone would give, so finished ones are left alone.  Failed folds of one seed do not
+    end the others.
+
+    Parameters
+    ----------
+    ws
+        Where the shards lie and the runs go.
+    config
+        Of all runs; its own seed is not used.
+    seeds
+        Two or more.
+    progress
+        progress(done, total) counts epochs over all seeds.
+    say
+        say(line) tells which paths were taken.
+
+    Returns
+    -------
+    SeedsOutcome
+        The runs, and the mean and spread of their scores.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two seeds or options that name one run; otherwise as ``train_run``.
     """
     seeds = checked_seeds(config, seeds)
     say = say or (lambda line: None)
@@ -113,7 +135,25 @@ def seed_spread(ws: Workspace, runs: Sequence[str | Path]) -> dict[str, Any]:
 
     Pooled, per corpus, and per part of the test set; only folds that all runs have finished count.  Figures that
     saw the test subject are apart, under ``oracle (leaky)``.
-    Raises UsageError for fewer than two runs, DataError for one seed twice or other differences.
+
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    runs
+        Names or folders.
+
+    Returns
+    -------
+    dict[str, Any]
+        JSON values only.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two runs.
+    DataError
+        One seed twice or other differences.
     """
     found = [find_run(ws, r) for r in runs]
     if len(found) < 2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import pickle  # for the name of the error that torch.load raises; nothing is unpickled here
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mepipe.errors import DataError
 from mepipe.limits import WEIGHTS_BYTES
 
-# What torch's, zipfile's and the unpickler's readers raise for damaged files
-DAMAGE = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    OverflowError, MemoryError, RecursionError, ImportError, NotImplementedError, pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)  # fmt: skip
 MAX_OPTION = 1 << 16  # of a model's whole numbers: widths, depths, window sides; MERba's largest is 1024
 MAX_OPTIONS = 64  # entries of a list of them; there is one for each stage, and there are four stages
 CALLS = 1000  # of torch per tensor while a model is built: MERba needs about 10
@@ -42,10 +38,14 @@ def read_torch(path: Path, device: torch.device | str = "cpu") -> Any:
         WEIGHTS_BYTES.check(str(path), _file_size(path))
         if zipfile.is_zipfile(path):
             _check_zip(path)
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles of other protocols: what cannot be read is told by the error
+            return torch.load(path, map_location=device, weights_only=True)
+    except DataError:
+        raise
     except pickle.UnpicklingError as e:
         raise ValueError("it is a pickle that holds more than tensors, which could run code: it was not run") from e
-    except DAMAGE as e:
+    except Exception as e:  # of damaged files torch, zipfile, tarfile and the unpickler each raise kinds of their own
         raise ValueError(f"{type(e).__name__}: {e}".splitlines()[0]) from e
 
 
@@ -57,7 +57,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         WEIGHTS_BYTES.check(str(path), _file_size(path))
         return load_file(path)
-    except (SafetensorError, *DAMAGE) as e:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as e:
         raise ValueError(f"{type(e).__name__}: {e}".splitlines()[0]) from e
 
 

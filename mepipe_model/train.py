@@ -18,6 +18,7 @@ from mepipe.settings import TrainConfig
 from mepipe.shards import list_shards, shard_hash
 from mepipe.workspace import Workspace, make_folder, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
+from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.loggers import telling
 from mepipe_model.plan import Plan, make_plan
@@ -55,14 +56,38 @@ def train_run(
 ) -> Outcome:
     """Train and evaluate one model under one protocol; write WORKSPACE/runs/<run>/.
 
-    progress(done, total) counts epochs over all folds; say(line) tells which paths were taken.
-    Raises UsageError, DataError or MepipeError; FoldsFailed when some folds failed and the others are done.
+    With several folds at once it starts worker processes: a script calls it below ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    ws
+        Where the shards lie and the run goes.
+    config
+        None is all defaults: the paper's recipe.
+    progress
+        progress(done, total) counts epochs over all folds.
+    say
+        say(line) tells which paths were taken.
+
+    Returns
+    -------
+    Outcome
+        The run's folder and its pooled metrics; None instead of these for a dry run.
+
+    Raises
+    ------
+    UsageError, DataError, MepipeError
+        Nothing was trained, and why.
+    FoldsFailed
+        Some folds failed and the others are done.
     """
     config = config or TrainConfig()
     say = say or (lambda line: None)
     if config.resume:
         config = resumed(ws, config)
     plan = make_plan(ws, resolved(config))
+    if plan.config.compile:
+        need_compiler()
     wanted = chosen(plan.folds, config.folds)
     if config.dry_run:
         return Outcome(ws.runs, None, recipe_lines(plan, wanted))

@@ -4,7 +4,8 @@ An engine is covered by being registered.  The bounds are those of docs/flow.md.
 padded by 16 px and a fixed number of iterations the algorithm is well conditioned and engines must
 agree closely.  Two things may differ more: without padding OpenCV disagrees with itself by about
 0.01 px under rounding-sized changes of the input, and with the epsilon stop a warp whose change is
-within rounding of epsilon runs one iteration more in one engine than in another (a "late stop").
+within rounding of epsilon runs one iteration more in one engine than in another (a "late stop"):
+engines of the CPU follow OpenCV's rounding there, a GPU cannot.
 """
 
 import sys
@@ -24,6 +25,7 @@ from mepipe.flow import ENGINES, TVL1Params, get_engine
 cv2 = pytest.importorskip("cv2")
 
 OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5  # before, remap rounds positions to 1/32 px
+FMA3 = 12  # CPU_FMA3 of OpenCV, which Python has no name for; without it products are rounded otherwise
 MIXED = [(0.1, 0.0), (0.5, 1.5), (0.0, 0.0), (1.0, 0.0), (1.0, 1.5), (3.0, 0.0), (3.0, 1.5)]  # peak px, noise
 SIDE = 96
 
@@ -127,8 +129,10 @@ def test_engines_of_the_cpu_are_usable_here():
         assert get_engine(name).device == "cpu"
 
 
-def test_defaults_agree_with_opencv_on_a_mixed_batch(default, reference):
-    """All but late stops to the strict bound; those to what epsilon allows."""
+def test_defaults_agree_with_opencv_on_a_mixed_batch(default, reference, device):
+    """Every pair to the strict bound; on a GPU all but late stops, and those to what epsilon allows."""
+    if device == "cpu" and cv2.checkHardwareSupport(FMA3):
+        assert_close(default, reference)
     agree = close(default, reference)
     assert sum(agree) >= len(agree) - 2
     assert end_point_error(default, reference).mean(axis=(1, 2)).max() <= 0.02

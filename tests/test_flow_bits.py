@@ -1,4 +1,4 @@
-"""Engine ``native`` gives OpenCV's own numbers, to the last bit.
+"""Engine ``native`` gives OpenCV's own numbers, to the last bit, and so does the readable form of ``torch``.
 
 That needs OpenCV 5 (4.x rounds positions) on a CPU on which its vector code fuses products (FMA).  Elsewhere the
 looser bounds of test_flow_agreement hold.  Why bits matter: one of them, early, can end as 0.1 px at some pixel.
@@ -77,3 +77,30 @@ def test_images_that_have_nothing_in_common():
     onset, apex = np.random.default_rng(1).integers(0, 256, (2, 2, 64, 64), np.uint8)
     native, opencv = both(onset, apex)
     np.testing.assert_allclose(native, opencv, atol=1e-4)
+
+
+@pytest.fixture
+def readable():
+    """The readable form of engine ``torch``, on one thread."""
+    torch = pytest.importorskip("torch")
+    a, b, c = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    if not torch.equal(torch.addcmul(c, a, b), (a.double() * b.double() + c.double()).float()):
+        pytest.skip("this build of torch does not fuse the product of addcmul")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield get_engine("torch", plain=True)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["default", "no padding", "gamma", "median 3", "step 0.9", "late stop"])
+def test_the_readable_form_of_torch(small, readable, name):
+    params = TVL1Params(**SETTINGS[name])
+    np.testing.assert_array_equal(readable.flow(*small, params), get_engine("native", threads=1).flow(*small, params))
+
+
+def test_torch_on_the_cpu_stops_where_opencv_does(readable):
+    """Its fast form rounds iterations otherwise, and follows in the sum that ends a warp: no pixel is 0.05 px off."""
+    onset, apex, _ = pair(0.5, 0.0)
+    native, fast = (get_engine(name).flow(onset[None], apex[None]) for name in ("native", "torch"))
+    assert np.abs(native - fast).max() <= 0.05
+    assert np.abs(native - fast).mean() <= 1e-4

@@ -19,9 +19,10 @@ from mepipe.errors import MepipeError, UsageError
 from mepipe.flow import TVL1Params, get_engine
 from mepipe.flow import torch_compiled as compiled
 from mepipe.flow import torch_strips as strips
-from mepipe.flow.median import run_on_bits
-from mepipe.flow.torch_median import Median, merging_network
-from mepipe.flow.torch_ops import median, resize, warp_cubic
+from mepipe.flow.median import merging_network, run_on_bits
+from mepipe.flow.torch_median import Median
+from mepipe.flow.torch_ops import median, warp_cubic
+from mepipe.flow.torch_scratch import Scratch
 from mepipe.flow.torch_warp import REACH, Sources, Warp
 
 BASE = TVL1Params(fixed=True, inner=15, nscales=3)
@@ -174,7 +175,7 @@ def test_the_median_of_two_columns_at_once_is_the_median(k, height, width):
     images = torch.randn(2, height, width, generator=torch.Generator().manual_seed(k))
     expected = median(images, k)
     fast = images.clone()
-    Median(fast, k)()
+    Median(fast, k, Scratch())()
     torch.testing.assert_close(fast, expected, rtol=0, atol=0)
 
 
@@ -198,24 +199,31 @@ def test_the_warp_by_shifts_is_the_warp_by_index(shift):
     sources.set(images)
     expected = warp_cubic(images[None], flow[:1], flow[1:])[0]
     for top, rows in ((0, 40), (0, 11), (29, 11)):
-        part = slice(top, top + rows)
-        warp = Warp(sources, rows)
-        torch.add(sources.grid[:, part], flow[:, part], out=warp.positions)
-        warped = warp(top)
-        torch.testing.assert_close(warped, expected[:, part], rtol=0, atol=2e-3)
+        found = warped(sources, top, flow[:, top : top + rows])
+        assert torch.equal(found, expected[:, top : top + rows])
+
+
+def warped(sources, top, flow):
+    """The images of ``sources`` warped by ``flow`` (2, rows, W), rows from ``top`` on."""
+    rows, right = flow.shape[1], sources.pitch - sources.width
+    flat = torch.nn.functional.pad(flow, (0, right)).flatten(1)
+    found = Warp(sources, rows, Scratch())(top, flat)
+    return found.unflatten(1, (rows, sources.pitch))[..., : sources.width]
 
 
 def test_no_shift_leaves_the_image_as_it_is():
     images = 255 * torch.rand(3, 20, 30)
     sources = Sources(3, 20, 30)
     sources.set(images)
-    warp = Warp(sources, 20)
-    warp.positions.copy_(sources.grid)
-    assert torch.equal(warp(0), images)
+    assert torch.equal(warped(sources, 0, torch.zeros(2, 20, 30)), images)
 
 
-@pytest.mark.parametrize(("size", "scale"), [((72, 56), 0.8), ((113, 88), None)])
-def test_resizing_is_that_of_the_readable_form(size, scale):
-    images = 255 * torch.rand(2, 90, 70)
-    expected = resize(images, size, None if scale is None else 1 / scale)
-    torch.testing.assert_close(strips.resize(images, size, scale), expected, rtol=0, atol=2e-3)
+def test_scratch_is_shared_from_its_beginning_and_grows():
+    scratch = Scratch()
+    small, more = scratch.take((3, 5), (7,))
+    assert small.shape == (3, 5)
+    assert more.shape == (7,)
+    assert more.data_ptr() - small.data_ptr() == 64  # 15 float32, and the next begins on a cache line
+    first = scratch.take((20,))[0]
+    assert first.data_ptr() == small.data_ptr()
+    assert scratch.take((1000,))[0].numel() == 1000

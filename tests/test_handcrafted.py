@@ -14,9 +14,9 @@ import torch
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.settings import PrepareConfig, TrainConfig
 from mepipe.workspace import Workspace
+from mepipe_model import fitted as fitted_module
 from mepipe_model.models import create_model, list_models, model_info
 from mepipe_model.models import lbp_top as lbp
-from mepipe_model.models import svm as svm_module
 from mepipe_model.models.bi_woof import block_means, oriented
 from mepipe_model.models.maps import optical_strain
 from mepipe_model.models.svm import SvmHead
@@ -241,7 +241,7 @@ def test_options_are_checked_by_name():
 
 
 def test_without_scikit_learn_the_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(svm_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(fitted_module, "find_spec", lambda name: None)
     with pytest.raises(MepipeError, match=r"bi_woof is fitted by scikit-learn.*pip install 'mepipe\[svm\]'"):
         resolved(TrainConfig(model="bi_woof"))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import click
 import pytest
@@ -25,6 +28,7 @@ WORDS = [w for key, value in QUICK.items() for w in (f"--{key.replace('_', '-')}
 def on_a_terminal(args: list[str], cwd) -> tuple[int, str]:
     """Exit code and stderr of mepipe where stderr is a terminal."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # a new one has no columns at all
     command = [sys.executable, "-m", "mepipe", *args]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
@@ -52,39 +56,44 @@ def test_progress_has_rate_and_time_left_on_a_terminal_and_a_line_a_stage(tmp_pa
     small = ["synth", "smic-nir", "raw", "--subjects", "1", "--clips", "2"]
     code, text = on_a_terminal(small, tmp_path)
     assert code == 0
-    assert re.search(r"synth: 100%.*2/2 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(clip/s|s/clip)\]", text)
+    assert re.search(r"synth: 100%.*3/3 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(clip/s|s/clip)\]", text)
     assert text.count("\n") == 1
     code, text = on_a_terminal(["--no-progress", *small[:2], "again", *small[3:]], tmp_path)
     assert (code, text) == (0, "")
 
 
-def test_lines_for_the_reader_stand_above_the_bar(tmp_path, work):
-    code, text = on_a_terminal(["train", *WORDS], tmp_path)
-    assert code == 0
-    told = [line for line in text.replace("\r", "\n").split("\n") if line.startswith("fold ")]
-    assert len(told) == 2
-    assert not [line for line in told if "epoch/s" in line or "%|" in line]
-
-
-def test_the_log_file_holds_command_versions_settings_stages_and_the_end(run_mepipe, tmp_path, work):
+def test_what_a_training_says_on_the_terminal_and_in_its_log_file(run_mepipe, tmp_path, work):
     log = tmp_path / "logs" / "night.log"
-    done = run_mepipe("--log-file", log, "train", *WORDS)
-    assert done.returncode == 0
+    code, text = on_a_terminal(["-v", "--log-file", str(log), "train", *WORDS], tmp_path)
+    assert code == 0
+    told = [line for line in text.replace("\r", "\n").split("\n") if "fold 1/2" in line]
+    assert len(told) == 1, "-v does not tell again what was told"
+    assert told[0].strip().startswith("fold 1/2"), "it stands above the bar"
     lines = log.read_text().splitlines()
     assert all(LINE.match(line) for line in lines)
     text = "\n".join(lines)
-    assert f"command: mepipe --log-file {log} train --model ststnet" in text
+    assert f"command: mepipe -v --log-file {log} train --model ststnet" in text
     assert re.search(r"versions: python 3\.\d+\.\d+, mepipe \d.*numpy.*torch", text)
     assert "epochs = 2 (command line)" in text
     assert "protocol = loso (default)" in text
     assert re.search(r"train: 4 of 4 epochs in [\d.]+ s \([\d.]+/s\)", text)
     assert re.search(r"fold 2/2 casme2_sub0\d", text), "what stderr says is in the log as well"
     assert re.search(r"exit code 0 after [\d.]+ s$", lines[-1])
-    done = run_mepipe("--log-file", log, "train", "--resume", "absent")
-    assert done.returncode == 2
-    more = log.read_text().splitlines()[len(lines) :]
-    assert any("ERROR" in line and "there is no run 'absent'" in line for line in more)
-    assert "exit code 2" in more[-1]
+    # the same run once more, for scripts: one object on stdout whatever is told on stderr
+    got = json.loads(run_mepipe("train", *WORDS, "--json").stdout)
+    (run,) = got["runs"]
+    assert got["scores"]["clips"] == 6
+    assert (tmp_path / run["page"]).is_file()
+
+
+def test_an_error_is_in_the_log_with_the_exit_code(run_mepipe, tmp_path):
+    log = tmp_path / "log"
+    log.write_text("what was there\n")
+    assert run_mepipe("--log-file", log, "shards", "verify").returncode == 1
+    first, *_, error, _, last = log.read_text().splitlines()
+    assert first == "what was there", "a log is appended to"
+    assert re.search("ERROR .*no shards in", error)
+    assert "exit code 1" in last
 
 
 def test_v_says_more_on_stderr_and_nothing_on_stdout(run_mepipe, work):
@@ -94,11 +103,6 @@ def test_v_says_more_on_stderr_and_nothing_on_stdout(run_mepipe, work):
     assert 0 < some.stderr.count("\n") < more.stderr.count("\n")
     assert "INFO    command: mepipe -v shards ls" in some.stderr
     assert "versions: python" in more.stderr
-
-
-def test_what_the_reader_was_told_is_not_told_twice(run_mepipe, work):
-    done = run_mepipe("-v", "train", *WORDS)
-    assert len(re.findall("fold 1/2", done.stderr)) == 1
 
 
 def test_an_internal_error_leaves_its_traceback_in_the_file_only(tmp_path, monkeypatch, capsys):
@@ -152,17 +156,14 @@ WITHOUT_JSON = {"completion", "config init"}
 
 def test_every_command_that_a_script_reads_has_json():
     lacking = {name for name, command in leaves(cli) if not any("--json" in p.opts for p in command.params)}
-    assert lacking <= WITHOUT_JSON | {"shards export", "shards import"}
+    assert lacking <= WITHOUT_JSON
 
 
-def test_json_is_all_that_stdout_holds(run_mepipe, tmp_path, work):
-    """One object on stdout whatever is told on stderr: the commands whose answers are new here."""
-    got = json.loads(run_mepipe("train", *WORDS, "--json").stdout)
-    (run,) = got["runs"]
-    assert got["scores"]["clips"] == 6
-    assert (tmp_path / run["page"]).is_file()
-    assert json.loads(run_mepipe("train", *WORDS, "--dry-run", "--json").stdout)["runs"] == []
-    assert json.loads(run_mepipe("shards", "verify", "--json").stdout) == {"findings": []}
+def test_json_is_all_that_stdout_holds(run_mepipe, work):
+    """Also where the exit code is 1."""
+    done = run_mepipe("shards", "verify", "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["findings"]) == 6, "the made-up noise has no magnitude"
     made = json.loads(run_mepipe("synth", "smic-nir", "raw", "--subjects", 1, "--clips", 2, "--json").stdout)
     assert (made["clips"], made["out"]) == (2, "raw")
     prepared = json.loads(run_mepipe("prepare", "smic-nir", "raw", "--dry-run", "--json").stdout)

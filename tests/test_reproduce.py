@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 from tinyflow import quick, samples, write_flow
@@ -78,6 +80,16 @@ def test_what_is_known_to_choose_on_the_test_subject_is_marked(tmp_path):
 
 
 # --- without runs ---
+
+
+def test_a_table_is_laid_out_without_torch(tmp_path):
+    """Loading it takes seconds, and there is nothing to compute; the rows of fitted models asked for it once."""
+    code = (
+        "import sys; from mepipe.workspace import Workspace; from mepipe_model.reproduce import reproduce\n"
+        f"reproduce(Workspace({str(tmp_path)!r}), 'table5').lines()\n"
+        "assert not {'torch', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("table", list(TABLES))

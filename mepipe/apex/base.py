@@ -43,7 +43,25 @@ class Spotter:
 
 
 def spotter(name: str, pick: Pick | None = None) -> Callable[[Curve], Curve]:
-    """Decorator: register a curve function under ``name``; the apex is ``pick`` of it, by default its peak."""
+    """Decorator: register a function from crops to a curve as a spotter.
+
+    Parameters
+    ----------
+    name
+        What ``--apex`` and ``spot`` call it.
+    pick
+        Reads the index of the apex off the curve; None is its peak.
+
+    Returns
+    -------
+    Callable
+        The decorator; it gives back what it decorates.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    """
 
     def put(curve: Curve) -> Curve:
         SPOTTERS.register(name)(Spotter(curve, pick or peak))
@@ -53,19 +71,52 @@ def spotter(name: str, pick: Pick | None = None) -> Callable[[Curve], Curve]:
 
 
 def spot(crops: np.ndarray, method: str = DEFAULT) -> int:
-    """Index of the apex among ``crops`` (N, H, W) uint8, 1 <= index <= N-1, by the spotter ``method``.
+    """Index of the apex among the frames of a clip.
 
-    Crops that are not 224 x 224 are resized first.  Raises UsageError for an unknown method, ValueError
-    for fewer than two crops or another type or shape.
+    Parameters
+    ----------
+    crops
+        (N, H, W) uint8 grey, the onset first, the offset last; those that are not 224 x 224 are resized first.
+    method
+        A name in ``SPOTTERS``.
+
+    Returns
+    -------
+    int
+        1 <= index <= N-1.
+
+    Raises
+    ------
+    UsageError
+        No spotter has that name.
+    ValueError
+        Fewer than two crops, or another type or shape.
     """
     find, crops = SPOTTERS.get(method), checked(crops)
     return inside(int(find(crops)), len(crops))
 
 
 def curve(crops: np.ndarray, method: str = DEFAULT) -> np.ndarray:
-    """What ``method`` saw in ``crops`` (N, H, W) uint8: (N,) float64, in the method's own unit, index 0 = onset.
+    """What ``method`` saw in the frames of a clip.
 
-    Raises UsageError for an unknown method and for one that looks at no picture, ValueError as ``spot``.
+    Parameters
+    ----------
+    crops
+        (N, H, W) uint8 grey, the onset first.
+    method
+        A name in ``SPOTTERS``.
+
+    Returns
+    -------
+    np.ndarray
+        (N,) float64, in the method's own unit, index 0 = onset.
+
+    Raises
+    ------
+    UsageError
+        No spotter has that name, or it looks at no picture.
+    ValueError
+        As ``spot``.
     """
     find = SPOTTERS.get(method)
     if not isinstance(find, Spotter):

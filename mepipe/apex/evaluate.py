@@ -129,10 +129,34 @@ def evaluate_corpus(
 ) -> Evaluation:
     """Spot the apex of every clip of ``corpus`` in ``raw`` whose apex is annotated, and compare.
 
-    methods: spotters to compare, the midpoint is always among them; None or none: all.  limit: use this many
-    clips, spread evenly over the annotation.  jobs: worker processes; None: all cores.  config: how faces
-    are found, as for ``prepare_corpus``.  progress(done, total) is called after every clip.
-    Raises UsageError for an unknown method or a number below 1, DataError when no clip can be used.
+    Parameters
+    ----------
+    corpus
+        From ``get_corpus``.
+    raw
+        The folder that holds the corpus as distributed.
+    methods
+        Spotters to compare, the midpoint is always among them; None or none: all.
+    limit
+        Use this many clips, spread evenly over the annotation.
+    jobs
+        Worker processes; None: all cores.
+    progress
+        progress(done, total) is called after every clip.
+    config
+        How faces are found, as for ``prepare_corpus``.
+
+    Returns
+    -------
+    Evaluation
+        Errors in frames and ms of each method, and the clips left out with their reasons.
+
+    Raises
+    ------
+    UsageError
+        An unknown method or a number below 1.
+    DataError
+        No clip can be used.
     """
     started = time.monotonic()
     config = config or PrepareConfig()

@@ -35,7 +35,13 @@ def _load() -> None:
 
 
 def list_corpora() -> list[str]:
-    """Names of all corpora, bundled ones first."""
+    """Names of all corpora.
+
+    Returns
+    -------
+    list[str]
+        Bundled ones first, then those of installed packages.
+    """
     _load()
     return CORPORA.names()
 
@@ -43,7 +49,22 @@ def list_corpora() -> list[str]:
 def get_corpus(name: str) -> Corpus:
     """The corpus called ``name``.
 
-    Raises UsageError that lists the valid names, MepipeError when the plug-in of that name is broken.
+    Parameters
+    ----------
+    name
+        As ``mepipe datasets`` lists them: "casme2", "samm", ...
+
+    Returns
+    -------
+    Corpus
+        ``.clips(raw)`` lists its annotated clips.
+
+    Raises
+    ------
+    UsageError
+        No corpus has that name; the valid ones are listed.
+    MepipeError
+        The plug-in of that name is broken.
     """
     _load()
     if name in _broken and name not in CORPORA:

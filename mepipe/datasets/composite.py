@@ -139,7 +139,24 @@ class Selection:
 def select(name: str, samples: Sequence[Identified]) -> Selection:
     """Which of ``samples`` are members of the composite ``name``, with the list's labels.
 
-    Raises DataError when two samples are the same member, UsageError for an unknown composite.
+    Parameters
+    ----------
+    name
+        "3db".
+    samples
+        Anything with ``corpus``, ``subject`` and ``clip``, in any padding.
+
+    Returns
+    -------
+    Selection
+        Indices into ``samples``, their labels, and the members that no sample is.
+
+    Raises
+    ------
+    UsageError
+        No composite has that name.
+    DataError
+        Two samples are the same member.
     """
     places: dict[tuple[str, str, str], int] = {}
     wanted = {key(m) for m in members(name)}

@@ -98,15 +98,15 @@ class FrameFolders:
         seen = {_identity(p) for p in Path(os.path.realpath(self.raw)).parents}
         links = deque(self._walk(self.raw, MAX_DEPTH, seen, linked=False))
         while links:
-            links.extend(self._walk(*links.popleft(), seen, linked=True))
+            folder, depth = links.popleft()
+            self._roots.append(os.path.realpath(folder))
+            links.extend(self._walk(folder, depth, seen, linked=True))
 
     def _walk(self, folder: Path, depth: int, seen: set[_Identity], linked: bool) -> Iterator[tuple[Path, int]]:
         """File ``folder`` and what lies below it; yields the links to folders on the way, with the depth left."""
         if linked and _identity(folder) in seen:
             return
         seen.add(_identity(folder))
-        if linked:
-            self._roots.append(os.path.realpath(folder))
         has_image, has_file = False, False
         below: list[Path] = []
         links: list[Path] = []
@@ -133,7 +133,6 @@ class FrameFolders:
             yield from ((link, depth - 1) for link in sorted(links))
             for b in below:
                 yield from self._walk(b, depth - 1, seen, linked)
-
 
     def _inside(self, path: str) -> bool:
         """Whether a link leads to a place in RAW, or in a folder that a link led to."""

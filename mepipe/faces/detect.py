@@ -7,6 +7,7 @@ choosing among them is ``best_face``, the same for all.
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mepipe.errors import DataError, UsageError
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.registry import Registry
 
 Box = tuple[float, float, float, float]
@@ -126,8 +128,12 @@ class GivenBoxes:
         if not file or not Path(file).is_file():
             raise UsageError(f"--detector given needs a CSV of boxes, got {file}", do="pass --detector-file BOXES.csv")
         self._file = Path(file)
-        with self._file.open(newline="", encoding="utf-8-sig") as f:
-            self._boxes = dict(self._row(n, r) for n, r in enumerate(csv.DictReader(f), start=2))
+        try:
+            text = read_file(self._file, TABLE_BYTES).decode("utf-8-sig")
+            rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2)
+            self._boxes = dict(self._row(n, r) for n, r in rows)
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise DataError(f"{file} is no table of boxes ({e})", do="save it as CSV in UTF-8") from e
 
     def _row(self, n: int, row: dict[str, Any]) -> tuple[tuple[str, str], Box]:
         try:

@@ -30,14 +30,34 @@ def tvl1(
     params: TVL1Params | None = None,
     initial: np.ndarray | None = None,
 ) -> np.ndarray:
-    """TV-L1 flow from ``onset`` to ``apex``.
+    """TV-L1 flow from ``onset`` to ``apex``, by OpenCV's algorithm on the pair padded by 16 px.
 
-    onset, apex: (H, W) or (B, H, W), both uint8, or both float32 grey in 0..1.
-    Returns (3, H, W) or (B, 3, H, W) float32: u (px, positive right), v (px, positive down), magnitude (px),
-    with ``onset(x) ~ apex(x + (u, v)(x))``.  Nothing is normalised or clipped.
-    engine: "auto" or a name in ENGINES; device: "cpu" (default) or "cuda".
-    initial: a flow to start from, (2 or 3, H, W) or (B, 2 or 3, H, W) float32.
-    Raises UsageError for wrong shapes, types, ranges, names; DataError for NaN or infinity.
+    Nothing is normalised or clipped: ``onset(x) ~ apex(x + (u, v)(x))``.
+
+    Parameters
+    ----------
+    onset, apex
+        (H, W) or (B, H, W), both uint8, or both float32 grey in 0..1.
+    engine
+        "auto" or a name in ENGINES.
+    device
+        "cpu" (None is that too) or "cuda".
+    params
+        TV-L1 values; None is OpenCV's defaults and pad 16.
+    initial
+        A flow to start from, (2 or 3, H, W) or (B, 2 or 3, H, W) float32.
+
+    Returns
+    -------
+    np.ndarray
+        (3, H, W) or (B, 3, H, W) float32: u (px, positive right), v (px, positive down), magnitude (px).
+
+    Raises
+    ------
+    UsageError
+        Wrong shapes, types, ranges or names.
+    DataError
+        NaN or infinity.
     """
     flow = _engine(engine, device).flow(onset, apex, params, initial)
     return flow if np.ndim(onset) == 3 else flow[0]

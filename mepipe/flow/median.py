@@ -1,14 +1,14 @@
 """Selection networks: the median of a window as a fixed list of min/max operations.
 
 A network has no branches and no indices that depend on the data, so it runs on whole images at
-once.  Engines execute the program that :func:`median_program` returns; the vertical sort of the
-five (or three) rows is shared by neighbouring windows.
+once.  Engines execute the program that :func:`median_program` returns, in which neighbouring windows share the
+vertical sort of the five (or three) rows, or that of :func:`pair_program`, in which two neighbours share more.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
+from itertools import product, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -108,3 +108,46 @@ def median_program(k: int) -> tuple[list[Exchange], list[Exchange], int]:
     select = [Exchange(wires[e.low], wires[e.high]) for e in sorting_network(len(wires))]
     median = wires[len(wires) // 2]
     return sorting_network(k), prune(shorten(rows + select, median, k), {median}), median
+
+
+def merging_network(a: list[int], b: list[int]) -> tuple[list[Exchange], list[int]]:
+    """Batcher's odd-even merge of two sorted lists of wires: the network, and the wires in the order of their values.
+
+    Knuth, TAOCP 3, section 5.3.4: merge the odd and the even elements, then exchange neighbours.
+    """
+    if not a or not b:
+        return [], a + b
+    if len(a) == len(b) == 1:
+        return [Exchange(a[0], b[0])], [a[0], b[0]]
+    first, evens = merging_network(a[::2], b[::2])
+    second, odds = merging_network(a[1::2], b[1::2])
+    network, order = first + second, evens[:1]
+    for high, low in zip_longest(evens[1:], odds):
+        if low is not None and high is not None:
+            network.append(Exchange(low, high))
+        order += [wire for wire in (low, high) if wire is not None]
+    return network, order
+
+
+@cache
+def pair_program(k: int) -> tuple[list[Exchange], list[tuple[list[Exchange], list[int]]]]:
+    """(sort, merges): how to take the medians of two neighbouring k x k windows at once.
+
+    The windows share all but two of their 2 x k columns.  For columns 0..k of such a pair
+      sort       each column (shared by all windows that it is in)
+      merge      columns 1 and 2, 3 and 4, ... and then what that gives, two by two, into one sorted list.  Its k + 1
+                 values in the middle are the only ones that can be the median of either window
+      pick       the median of those and of column 0 for the left pixel, of those and of column k for the right one:
+                 the value at place k, which is the least of first[k] and max(first[i], other[j]) for i + j = k - 1
+    sort: on wires 0..k-1.  merges: networks on two sorted lists, the second behind the first, and the wires that then
+    hold what is wanted, in order.  For k = 5 the steps are 59 min/max operations a pixel, in place of 114.
+    """
+    merges, length = [], k
+    while True:
+        network, order = merging_network(list(range(length)), list(range(length, 2 * length)))
+        length *= 2
+        if length == k * (k - 1):  # all columns that the two windows share
+            half = k * k // 2
+            middle = order[half - k : half + 1]
+            return sorting_network(k), [*merges, (prune(network, set(middle)), middle)]
+        merges.append((network, order))

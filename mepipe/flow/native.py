@@ -6,6 +6,7 @@ One image at a time through :mod:`mepipe.flow.native_kernels`, several images in
 from __future__ import annotations
 
 import math
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -69,7 +70,7 @@ def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial:
     flow = np.zeros((3 if params.gamma else 2, *pyramid[-1][0].shape), np.float32)
     if start is not None:
         flow[:2] = start
-    memory = Memory(*onset.shape)
+    memory = _memory(*onset.shape)
     for I0, I1, _ in reversed(pyramid):
         if flow.shape[1:] != I0.shape:
             factors = (ratio, ratio, 1.0)  # motion grows with the image, illumination does not
@@ -79,30 +80,43 @@ def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial:
 
 
 PLANES = 16  # a level has at most 14, and two scratch ones
-ROWS = 23  # and of rows: 5 for the median, 12 for sampling, 2 of parameters; alignment takes less than 2
+ROWS = kernels.TABLE + 4  # and of rows: those of the median, 2 of parameters; alignment takes less than 2
 
 
 class Memory:
-    """One block for all levels of a pair: allocating planes one by one costs more than a median filter."""
+    """One block for all levels of a pair, and for the next: new memory costs more than a median filter."""
 
     def __init__(self, height: int, width: int) -> None:
         pitch = _pitch(width)
-        packed = 4 * (height + 2 * MARGIN) * (width + 2 * MARGIN)
-        self._block = np.empty(PLANES * (height + 2) * pitch + packed + ROWS * pitch + 32 * LANES, np.float32)
+        sampled = 7 * (height + 2 * MARGIN + 1) * (width + 2 * MARGIN + 1)  # four packed and three planes
+        self._block = np.empty(PLANES * (height + 2) * pitch + sampled + ROWS * pitch + 48 * LANES, np.float32)
         self._used = 0
+        self.size = (height, width)
 
     def restart(self) -> None:
         """Give everything taken so far free."""
         self._used = 0
 
-    def take(self, size: int) -> np.ndarray:
-        """``size`` zeros on a 64-byte boundary: a vector that crosses a cache line costs two."""
+    def take(self, size: int, clear: bool = True) -> np.ndarray:
+        """``size`` float32, zeros if ``clear``, on a 64-byte boundary: a vector that crosses a cache line costs two."""
         start = self._used + (-(self._block.ctypes.data // 4 + self._used)) % LANES
         self._used = start + size
         assert self._used <= len(self._block)
         taken = self._block[start : self._used]
-        taken.fill(0.0)
+        if clear:
+            taken.fill(0.0)
         return taken
+
+
+_kept = threading.local()  # the Memory that this thread used last
+
+
+def _memory(height: int, width: int) -> Memory:
+    """Memory for a pair of this size, kept by the thread: the system clears every page that it gives anew."""
+    kept = getattr(_kept, "memory", None)
+    if kept is None or kept.size != (height, width):
+        kept = _kept.memory = Memory(height, width)
+    return kept
 
 
 class Level:
@@ -114,17 +128,24 @@ class Level:
         self.shape = (height, width, pitch)
         self.memory = memory
         memory.restart()
-        self.scratch = (self._plane(), self._plane(), memory.take(5 * pitch))
+        self.scratch = (self._scratch(), self._scratch(), memory.take(kernels.TABLE * pitch, clear=False))
         self.channels = len(flow)
         unused = [self.scratch[0]]  # the kernels take a third channel, but touch it only with gamma
         self.u = tuple([self._plane(c) for c in flow] + unused * (3 - len(flow)))
         self.p = tuple([self._plane() for _ in range(2 * len(flow))] + unused * (6 - 2 * len(flow)))
-        self.warped = tuple(self._plane() for _ in range(3))
+        self.warped = tuple(self._scratch() for _ in range(3))
         self.reference = self._plane(I0)
-        self.samples = (np.zeros(pitch, np.int32), memory.take(8 * pitch), memory.take(4 * pitch))
         packed = (height + 2 * MARGIN, width + 2 * MARGIN, 4)
+        planes = (3, height + 2 * MARGIN + 1, width + 2 * MARGIN + 1)
         self.packed = memory.take(math.prod(packed))
-        kernels.pack(I1, self.packed.reshape(packed))
+        flat = memory.take(math.prod(planes) + 2 * LANES)  # vectors may end behind the last pixel
+        kernels.pack(I1, self.packed.reshape(packed), flat[: math.prod(planes)].reshape(planes))
+        self.samples = (flat, np.zeros(LANES, np.int32), memory.take(8 * LANES), memory.take(4 * LANES))
+
+    def _scratch(self) -> np.ndarray:
+        """A plane that is written before it is read."""
+        height, _, pitch = self.shape
+        return self.memory.take((height + 2) * pitch, clear=False)
 
     def _plane(self, image: np.ndarray | None = None) -> np.ndarray:
         height, _, pitch = self.shape

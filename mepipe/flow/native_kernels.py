@@ -20,7 +20,10 @@ from numba import njit
 
 from mepipe.flow.simd import (
     LANES,
+    PairMedian,
+    any_less,
     first_lane,
+    first_of,
     floor,
     fused,
     fused_scalar,
@@ -31,6 +34,7 @@ from mepipe.flow.simd import (
     median_operations,
     neighbour,
     root,
+    sample_window,
     splat,
     store,
     store_places,
@@ -41,12 +45,13 @@ from mepipe.flow.simd import (
 
 # Hash of simd.py and median.py, which a test compares.  numba's cache would not notice a change there; writing the
 # new hash here changes this file, and that it notices.
-PRIMITIVES = "4b66a2aa4ca8261b"
+PRIMITIVES = "50561f08f714a4ff"
 
 Plane = np.ndarray  # flat float32 with guards, see above
 Planes = tuple[np.ndarray, ...]
 Shape = tuple[int, int, int]  # H, W, pitch
 Vector = Any  # 16 float32 in registers
+TABLE = 30  # rows of pitch that median5 needs: 20 of half a row and two vectors each, and a row is three or more
 LEFT = LANES  # guard columns on each side; a vector that starts at the last pixel still ends in the plane
 MARGIN = 4  # zero pixels around the packed image: positions further out read only zeros
 FLT_EPSILON = np.float32(np.finfo(np.float32).eps)
@@ -257,7 +262,7 @@ def solve_warp(
 ) -> int:
     """Median and iterations of one warp until the squared change falls to ``enough``. Returns the iterations run.
 
-    scratch: (two planes, five rows) for the median and the changes; median: 5, 3, or less for none.
+    scratch: (two planes, TABLE rows) for the median and the changes; median: 5, 3, or less for none.
     """
     plane, changes, columns = scratch
     done = 0
@@ -283,7 +288,8 @@ def solve_warp(
 # --- median ----------------------------------------------------------------------------------------
 
 _sort3, _median3 = median_operations(3)
-_sort5, _median5 = median_operations(5)
+_pairs = PairMedian(5)
+_sort_columns, _merge_columns, _medians = _pairs.sort_columns(), _pairs.merge_columns(), _pairs.medians()
 
 
 @kernel()
@@ -297,26 +303,38 @@ def _replicate_columns(u: Plane, shape: Shape) -> None:
             u[o + columns - 1 + guard] = u[o + columns - 1]
 
 
-@kernel()
-def median5(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
-    """cv2.medianBlur(u, 5) in place; ``plane`` and ``columns`` (5 * pitch) are overwritten."""
+@kernel(forceinline=True)
+def _put_back(u: Plane, plane: Plane, shape: Shape) -> None:
+    """The rows of ``plane`` into ``u``, without the guards."""
     height, _, pitch = shape
+    for y in range(height):
+        start, end = (y + 1) * pitch + LEFT, (y + 2) * pitch - LEFT
+        u[start:end] = plane[start:end]
+
+
+@kernel()
+def median5(u: Plane, plane: Plane, table: Plane, shape: Shape) -> None:
+    """cv2.medianBlur(u, 5) in place; ``plane`` and ``table``, TABLE rows of pitch, are overwritten."""
+    height, _, pitch = shape
+    stride = pitch // 2 + 2 * LANES
     _replicate_columns(u, shape)
     for y in range(height):
         r0, r1 = (max(y - 2, 0) + 1) * pitch, (max(y - 1, 0) + 1) * pitch
         r3, r4 = (min(y + 1, height - 1) + 1) * pitch, (min(y + 2, height - 1) + 1) * pitch
         r2 = (y + 1) * pitch
-        for x in range(0, pitch, LANES):
-            where = (r0 + x, r1 + x, r2 + x, r3 + x, r4 + x)
-            _sort5(columns, x, pitch, u, where)
-        for x in range(LEFT, pitch - LEFT, LANES):
-            store(plane, r2 + x, _median5(columns, x, pitch))
-    u[pitch : (height + 1) * pitch] = plane[pitch : (height + 1) * pitch]
+        for h in range(0, pitch // 2, LANES):
+            x = 2 * h
+            _sort_columns(table, h, stride, u, (r0 + x, r1 + x, r2 + x, r3 + x, r4 + x))
+        for h in range(LEFT // 2 - 1, (pitch - LEFT) // 2 + 1, LANES):
+            _merge_columns(table, h, stride)
+        for h in range(LEFT // 2 - 1, (pitch - LEFT) // 2 - 1, LANES):
+            _medians(plane, r2 + 2 * h + 2, table, h, stride)
+    _put_back(u, plane, shape)
 
 
 @kernel()
 def median3(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
-    """cv2.medianBlur(u, 3) in place; ``plane`` and ``columns`` (3 * pitch or more) are overwritten."""
+    """cv2.medianBlur(u, 3) in place; ``plane`` and ``columns``, 3 rows of pitch or more, are overwritten."""
     height, _, pitch = shape
     _replicate_columns(u, shape)
     for y in range(height):
@@ -325,71 +343,75 @@ def median3(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
             _sort3(columns, x, pitch, u, (r0 + x, r1 + x, r2 + x))
         for x in range(LEFT, pitch - LEFT, LANES):
             store(plane, r1 + x, _median3(columns, x, pitch))
-    u[pitch : (height + 1) * pitch] = plane[pitch : (height + 1) * pitch]
+    _put_back(u, plane, shape)
 
 
 # --- warping ---------------------------------------------------------------------------------------
 
 
 @kernel()
-def pack(image: np.ndarray, packed: np.ndarray) -> None:
-    """``image`` (H, W) and its gradient as pixels (I, Ix, Iy, 0) in ``packed`` (H + 2*MARGIN, W + 2*MARGIN, 4).
+def pack(image: np.ndarray, packed: np.ndarray, planes: np.ndarray) -> None:
+    """``image`` (H, W) and its gradient, with margins, once pixel by pixel and once plane by plane.
 
-    The gradient is half the difference of the neighbours, edges replicated.  The margin is left as it is: 0.
+    packed: (H + 2*MARGIN, W + 2*MARGIN, 4), pixels (I, Ix, Iy, 0).  planes: (3, H + 2*MARGIN + 1, W + 2*MARGIN + 1).
+    The gradient is half the difference of the neighbours, edges replicated.  The margins are left as they are: 0.
     """
     height, width = image.shape
     for y in range(height):
         up, down = max(y - 1, 0), min(y + 1, height - 1)
         for x in range(width):
             left, right = max(x - 1, 0), min(x + 1, width - 1)
-            packed[y + MARGIN, x + MARGIN, 0] = image[y, x]
-            packed[y + MARGIN, x + MARGIN, 1] = HALF * (image[y, right] - image[y, left])
-            packed[y + MARGIN, x + MARGIN, 2] = HALF * (image[down, x] - image[up, x])
+            gx, gy = HALF * (image[y, right] - image[y, left]), HALF * (image[down, x] - image[up, x])
+            pixel, plane = packed[y + MARGIN, x + MARGIN], planes[:, y + MARGIN, x + MARGIN]
+            pixel[0], pixel[1], pixel[2] = image[y, x], gx, gy
+            plane[0], plane[1], plane[2] = image[y, x], gx, gy
 
 
 @kernel(forceinline=True)
-def _store_weights(weights: Plane, at: int, pitch: int, t: Vector) -> None:
-    """The four cubic weights of the offsets ``t`` to ``weights[at + i * pitch]``, computed as OpenCV does."""
+def _weights(t: Vector) -> tuple[Vector, Vector, Vector, Vector]:
+    """The four cubic weights of the offsets ``t``, computed as OpenCV does."""
     one, a = splat(ONE), splat(_A)
     s, t2 = one - t, t * t
     w0, w3 = a * (t * (s * s)), a * (s * t2)
     w1 = fused(fused(splat(_A2), t, splat(-_A3)), t2, one)
+    return w0, w1, ((one - w0) - w1) - w3, w3
+
+
+@kernel(forceinline=True)
+def _window(t: Vector, shift: Vector, least: Vector) -> tuple[Vector, Vector, Vector, Vector, Vector]:
+    """The weights of the five taps of pixels that are shifted by ``least`` or one more; 0 where a tap is not theirs."""
+    w0, w1, w2, w3 = _weights(t)
+    zero = splat(ZERO)
+    return (
+        where_less(least, shift, zero, w0),
+        where_less(least, shift, w0, w1),
+        where_less(least, shift, w1, w2),
+        where_less(least, shift, w2, w3),
+        where_less(least, shift, w3, zero),
+    )
+
+
+@kernel(forceinline=True)
+def _store_weights(weights: Plane, at: int, pitch: int, t: Vector) -> None:
+    """The four cubic weights of the offsets ``t`` to ``weights[at + i * pitch]``."""
+    w0, w1, w2, w3 = _weights(t)
     store(weights, at, w0)
     store(weights, at + pitch, w1)
-    store(weights, at + 2 * pitch, ((one - w0) - w1) - w3)
+    store(weights, at + 2 * pitch, w2)
     store(weights, at + 3 * pitch, w3)
 
 
 @kernel(forceinline=True)
-def _locate(
-    places: np.ndarray,
-    weights: Plane,
-    u1: Plane,
-    u2: Plane,
-    y: int,
-    o: int,
-    width: int,
-    height: int,
-    columns: int,
-    pitch: int,
-) -> None:
-    """For each pixel of a row where its 4 x 4 taps start in the packed image, and their weights.
+def _least(shift: Vector) -> float:
+    """The least of ``shift`` where no two lanes differ by more than one."""
+    first = first_of(shift)
+    return first - ONE if any_less(shift, splat(first)) else first
 
-    weights: eight rows, four along x and four along y.
-    """
-    stride = 4 * (columns + 2 * MARGIN)
-    outside = splat(np.float32(1 - MARGIN))  # from here on all four taps are in the margin
-    for x in range(0, width, LANES):
-        px = load(u1, o + x) + (splat(np.float32(x)) + load(_COUNT, 0))
-        py = load(u2, o + x) + splat(np.float32(y))
-        column, row = floor(px), floor(py)
-        tx, ty = px - column, py - row
-        column = lower(splat(np.float32(columns + MARGIN - 3)), higher(outside, column))
-        row = lower(splat(np.float32(height + MARGIN - 3)), higher(outside, row))
-        first = splat(np.float32(MARGIN - 1))
-        store_places(places, x, row + first, column + first, stride)
-        _store_weights(weights, x, pitch, tx)
-        _store_weights(weights, x + 4 * pitch, pitch, ty)
+
+@kernel(forceinline=True)
+def _apart(shift: Vector, least: Vector) -> bool:
+    """Whether lanes of ``shift`` are anything else than ``least`` or one more."""
+    return any_less(shift, least) or any_less(least + splat(ONE), shift)
 
 
 @kernel()
@@ -399,34 +421,74 @@ def linearise(
     u1: Plane,
     u2: Plane,
     warped: Planes,
+    planes: np.ndarray,
     places: np.ndarray,
     weights: Plane,
     pixels: Plane,
     shape: Shape,
 ) -> None:
-    """Sample the packed image at x + u (cv2.remap, INTER_CUBIC, zeros outside) and linearise it around u.
+    """Sample I1 and its gradient at x + u (cv2.remap, INTER_CUBIC, zeros outside) and linearise I1 around u.
 
     Writes Ix, Iy and rho_c = I1 - Ix*u - Iy*v - reference.
-    packed: flat; reference: plane of I0.  places (int32), weights (8 rows), pixels (4 rows, 0 at the end): scratch.
+    packed, planes: of ``pack``, flat; reference: plane of I0.  places (LANES int32), weights (8 vectors), pixels
+    (4 vectors): scratch.
+
+    Motion being small, LANES neighbours mostly have two whole shifts along an axis, such as -1 and 0: their taps
+    are then vectors of neighbours in a common window of 5 x 5, 0 times those that are not theirs, which adds
+    nothing.  Else each pixel is sampled on its own.
     """
     Ix, Iy, rho_c = warped
     height, columns, pitch = shape
     width = pitch - 2 * LEFT
-    stride = 4 * (columns + 2 * MARGIN)
+    stride, row_stride = 4 * (columns + 2 * MARGIN), columns + 2 * MARGIN + 1
+    plane = (height + 2 * MARGIN + 1) * row_stride
+    outside = splat(np.float32(1 - MARGIN))  # from here on all four taps are in the margin
+    right, bottom = splat(np.float32(columns + MARGIN - 3)), splat(np.float32(height + MARGIN - 3))
+    first = splat(np.float32(MARGIN - 1))
     for y in range(height):
         o = (y + 1) * pitch + LEFT
-        _locate(places, weights, u1, u2, y, o, width, height, columns, pitch)
-        for x in range(columns):
-            store_sampled(pixels, 4 * x, packed, places[x], stride, weights, x, pitch)
         for x in range(0, width, LANES):
-            i = o + x
-            sample, gx, gy = load_channels(pixels, 4 * x)
+            i, at_x, at_y = o + x, splat(np.float32(x)) + load(_COUNT, 0), splat(np.float32(y))
+            u, v = load(u1, i), load(u2, i)
+            px, py = u + at_x, v + at_y
+            column, row = floor(px), floor(py)
+            tx, ty = px - column, py - row
+            column, row = lower(right, higher(outside, column)), lower(bottom, higher(outside, row))
+            shift_x, shift_y = column - at_x, row - at_y
+            if x + LANES > columns:  # lanes right of the image do as the first one
+                end = splat(np.float32(columns) - HALF)
+                shift_x = where_less(at_x, end, shift_x, splat(first_of(shift_x)))
+                shift_y = where_less(at_x, end, shift_y, splat(first_of(shift_y)))
+            least_x, least_y = _least(shift_x), _least(shift_y)
+            if _apart(shift_x, splat(least_x)) or _apart(shift_y, splat(least_y)):
+                store_places(places, 0, row + first, column + first, stride)
+                _store_weights(weights, 0, LANES, tx)
+                _store_weights(weights, 4 * LANES, LANES, ty)
+                for lane in range(min(LANES, columns - x)):
+                    store_sampled(pixels, 4 * lane, packed, places[lane], stride, weights, lane, LANES)
+                sample, gx, gy = load_channels(pixels, 0)
+            else:
+                start = (y + int(least_y) + MARGIN - 1) * row_stride + x + int(least_x) + MARGIN - 1
+                wx, wy = _window(tx, shift_x, splat(least_x)), _window(ty, shift_y, splat(least_y))
+                sample, gx, gy = sample_window(planes, start, row_stride, plane, wx, wy)
+            if x + LANES > columns:
+                end = splat(np.float32(columns) - HALF)
+                gx, gy = where_less(at_x, end, gx, splat(ZERO)), where_less(at_x, end, gy, splat(ZERO))
+                sample = where_less(at_x, end, sample, splat(ZERO))
             store(Ix, i, gx)
             store(Iy, i, gy)
-            store(rho_c, i, sample - gx * load(u1, i) - gy * load(u2, i) - load(reference, i))
+            store(rho_c, i, sample - gx * u - gy * v - load(reference, i))
 
 
 # --- resizing --------------------------------------------------------------------------------------
+
+
+@kernel()
+def _stretch(row: np.ndarray, out: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> None:
+    """``out[x]`` between row[columns[x]] and its right neighbour; behind the last there is the last."""
+    for x in range(len(columns)):
+        left = columns[x]
+        out[x] = fused_scalar(weights[x], row[min(left + 1, len(row) - 1)] - row[left], row[left])
 
 
 @kernel()
@@ -441,17 +503,30 @@ def resize(
 ) -> None:
     """Bilinear: pixel (y, x) of ``out`` from rows[y], rows[y] + 1 and columns[x], columns[x] + 1, times ``factor``.
 
-    factor: float64, in which OpenCV multiplies too.
-
     The weights are those of the second row and column; the index behind the last is held to the last.
+    factor: float64, in which OpenCV multiplies too.
     """
-    height, width = image.shape
-    for y in range(out.shape[0]):
-        top, wy = rows[y], row_weights[y]
-        bottom = min(top + 1, height - 1)
-        for x in range(out.shape[1]):
-            left, wx = columns[x], column_weights[x]
-            right = min(left + 1, width - 1)
-            upper = fused_scalar(wx, image[top, right] - image[top, left], image[top, left])
-            under = fused_scalar(wx, image[bottom, right] - image[bottom, left], image[bottom, left])
-            out[y, x] = np.float32(factor * np.float64(fused_scalar(wy, under - upper, upper)))
+    height, width = len(image), out.shape[1]
+    upper, under, line = np.zeros((3, width + LANES), np.float32)
+    above, below = -1, -1  # the rows of ``image`` in them
+    once = np.float64(np.float32(factor)) == factor  # then float32 rounds the product as float64 does
+    for y in range(len(out)):
+        top, bottom = rows[y], min(rows[y] + 1, height - 1)
+        if top == below:
+            upper, under, above, below = under, upper, below, above
+        if top != above:
+            _stretch(image[top], upper, columns, column_weights)
+            above = top
+        if bottom != below:
+            _stretch(image[bottom], under, columns, column_weights)
+            below = bottom
+        wy = splat(row_weights[y])
+        by = splat(np.float32(factor) if once else ONE)
+        for x in range(0, width, LANES):
+            start = load(upper, x)
+            store(line, x, fused(wy, load(under, x) - start, start) * by)
+        if once:
+            out[y] = line[:width]
+        else:
+            for x in range(width):
+                out[y, x] = np.float32(factor * np.float64(line[x]))

@@ -35,11 +35,28 @@ ENGINES.register("triton")(_lazily("mepipe.flow.triton_engine", "TritonEngine"))
 
 
 def get_engine(name: str, device: str | None = None, **options: Any) -> Engine:
-    """The engine called ``name`` on ``device`` ("cpu", "cuda", "cuda:1"; None is "cpu").
+    """The engine called ``name`` on ``device``.
 
-    options: the engine's own, e.g. ``threads=`` of opencv and native.
-    Raises UsageError for an unknown name or a device the engine cannot use, MepipeError when
-    what it needs (a package, a GPU) is absent.
+    Parameters
+    ----------
+    name
+        A name in ENGINES.
+    device
+        "cpu", "cuda", "cuda:1"; None is "cpu".
+    **options
+        The engine's own, e.g. ``threads=`` of opencv and native.
+
+    Returns
+    -------
+    Engine
+        ``.flow(onsets, apexes, params)`` computes.
+
+    Raises
+    ------
+    UsageError
+        An unknown name or a device the engine cannot use.
+    MepipeError
+        What it needs (a package, a GPU) is absent.
     """
     return ENGINES.get(name)(device=check_device(device), **options)
 
@@ -47,8 +64,26 @@ def get_engine(name: str, device: str | None = None, **options: Any) -> Engine:
 def resolve_engine(name: str = "auto", device: str | None = None, **options: Any) -> tuple[Engine, str]:
     """The engine to use and one line that says why.
 
-    "auto" takes triton on CUDA when it is installed, else torch; on the CPU native when numba is, else opencv.  Any
-    other name is taken as it is.  None for ``device`` is the CPU: a GPU is used only when asked for.
+    "auto" takes triton on CUDA when it is installed, else torch; on the CPU native when numba is, else opencv.
+
+    Parameters
+    ----------
+    name
+        "auto", or an engine, which is taken as it is.
+    device
+        None is the CPU: a GPU is used only when asked for.
+    **options
+        The engine's own.
+
+    Returns
+    -------
+    tuple[Engine, str]
+        The engine, and why it.
+
+    Raises
+    ------
+    UsageError, MepipeError
+        As ``get_engine``.
     """
     device = check_device(device)
     if name != "auto":

@@ -60,9 +60,32 @@ def flow_corpora(
 ) -> FlowSummary:
     """Compute the flow of all that is prepared, or of ``corpora``, into WORKSPACE/flow/<corpus>-<NNNNN>.h5.
 
-    progress(done, total) counts pairs; say(line) is told which engine runs and why; care: of pairs that may kill the
-    process, for the command.
-    Raises DataError when nothing is prepared, MepipeError when a crop or the disk fails.
+    Parameters
+    ----------
+    ws
+        Where the prepared corpora lie and the shards go.
+    corpora
+        Only these.
+    config
+        None is all defaults.
+    progress
+        progress(done, total) counts pairs.
+    say
+        say(line) is told which engine runs and why.
+    care
+        Of pairs that may kill the process, for the command.
+
+    Returns
+    -------
+    FlowSummary
+        Samples computed and up to date, and the files.
+
+    Raises
+    ------
+    DataError
+        Nothing is prepared.
+    MepipeError
+        A crop or the disk fails.
     """
     config, care = config or FlowConfig(), care or Care()
     parameters(config)  # first: a wrong value is told before anything is read

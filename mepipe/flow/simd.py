@@ -11,7 +11,8 @@ numba's cache looks at the file of a kernel, not at this one: see PRIMITIVES in 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from mepipe.flow.median import Exchange, median_program
+from mepipe.flow.median import Exchange, median_program, pair_program
 
 LANES = 16  # one AVX-512 register; two of AVX2, four of SSE or NEON
 
@@ -209,6 +210,27 @@ def first_lane(typing: Any, first: Vector, rest: Vector) -> Any:
 
 
 @intrinsic
+def any_less(typing: Any, a: Vector, b: Vector) -> Any:
+    """Whether a < b in any lane."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(builder.fcmp_ordered("<", *arguments), ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, bits.type(0))
+
+    return types.boolean(vector, vector), emit
+
+
+@intrinsic
+def first_of(typing: Any, value: Vector) -> Any:
+    """Lane 0 of ``value``."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(arguments[0], _INT32(0))
+
+    return types.float32(vector), emit
+
+
+@intrinsic
 def neighbour(typing: Any, value: Vector, step: types.Integer) -> Any:
     """The next float32 above (step 1) or below (step -1) each non-negative ``value``."""
 
@@ -220,6 +242,53 @@ def neighbour(typing: Any, value: Vector, step: types.Integer) -> Any:
         return builder.bitcast(builder.add(builder.bitcast(value_, whole), steps), _VECTOR)
 
     return vector(vector, types.intp), emit
+
+
+# --- pixels of LANES neighbours --------------------------------------------------------------------
+
+
+@intrinsic
+def sample_window(
+    typing: Any,
+    planes: types.Array,
+    at: types.Integer,
+    stride: types.Integer,
+    plane: types.Integer,
+    along_x: types.UniTuple,
+    along_y: types.UniTuple,
+) -> Any:
+    """For LANES pixels side by side, the weighted sum of n x n taps of three planes, as three vectors.
+
+    The first tap of lane 0 is ``planes[at]``; rows are ``stride`` apart, planes ``plane``.  along_x, along_y: n vectors
+    of weights each.  Along x first, then along y, each a chain of fused operations: OpenCV's order.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        planes_, at_, stride_, plane_, *weights = arguments
+        wx, wy = (cgutils.unpack_tuple(builder, w) for w in weights)
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+
+        def chain(values: Iterable[Any], weights: Sequence[Any]) -> Any:
+            total = None
+            for value, w in zip(values, weights, strict=True):
+                total = builder.fmul(value, w) if total is None else builder.call(fma, [value, w, total])
+            return total
+
+        def row(at: Any) -> Any:
+            indices = [builder.add(at, at.type(i)) for i in range(len(wx))]
+            places = [_place(context, builder, signature.args[0], planes_, i) for i in indices]
+            return chain((builder.load(p, align=4) for p in places), wx)
+
+        sampled = []
+        for _ in range(3):
+            rows = (row(builder.add(at_, builder.mul(stride_, stride_.type(j)))) for j in range(len(wy)))
+            sampled.append(chain(rows, wy))
+            at_ = builder.add(at_, plane_)
+        return context.make_tuple(builder, signature.return_type, sampled)
+
+    same = types.intp
+    return types.UniTuple(vector, 3)(planes, same, same, same, along_x, along_y), emit
 
 
 # --- pixels of four channels, four of them to a vector ---------------------------------------------
@@ -368,3 +437,100 @@ def median_operations(k: int) -> tuple[Any, Any]:
         return vector(columns, types.intp, types.intp), emit
 
     return sort_column, median
+
+
+class PairMedian:
+    """Medians of k x k windows, two neighbours at once, as three intrinsics: see :func:`pair_program`.
+
+    All work on a table whose rows are ``stride`` apart: element h of rows 0..k-1 is the sorted column 2h of the image,
+    of rows k..2k-1 column 2h + 1, and of rows 2k..4k-1 the merge of columns 2h + 1 and 2h + 2.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.sort, (self.first, self.second) = pair_program(k)
+
+    def _rows(self, context: Any, builder: ir.IRBuilder, kind: Any, table: Sequence[Any], first: int) -> Iterator[Any]:
+        """Places in the rows from ``first`` on; table: the array, the element, the stride."""
+        array, at, stride = table
+        for row in range(first, 4 * self.k):
+            yield _place(context, builder, kind, array, builder.add(at, builder.mul(stride, stride.type(row))))
+
+    def _read(self, context: Any, builder: ir.IRBuilder, kind: Any, table: Sequence[Any], first: int, n: int) -> list:
+        return [builder.load(place, align=4) for place in islice(self._rows(context, builder, kind, table, first), n)]
+
+    def sort_columns(self) -> Any:
+        """f(table, at, stride, rows, where): fill in columns, from the image rows that begin at ``rows[where[i]]``."""
+
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            *table, image, where = arguments
+            pairs = []
+            for index in cgutils.unpack_tuple(builder, where):
+                starts = [builder.add(index, index.type(i)) for i in (0, LANES)]
+                places = [_place(context, builder, signature.args[3], image, start) for start in starts]
+                pairs.append([builder.load(place, align=4) for place in places])
+            values = []
+            for phase in (0, 1):
+                every_second = _lanes(range(phase, 2 * LANES, 2))
+                values += _run(builder, [builder.shuffle_vector(*pair, every_second) for pair in pairs], self.sort)
+            places = islice(self._rows(context, builder, signature.args[0], table, 0), 2 * self.k)
+            for value, place in zip(values, places, strict=True):
+                builder.store(value, place, align=4)
+            return context.get_dummy_value()
+
+        @intrinsic
+        def sort_columns(typing: Any, table: Any, at: Any, stride: Any, rows: types.Array, where: Any) -> Any:
+            return types.void(table, types.intp, types.intp, rows, types.UniTuple(types.intp, self.k)), emit
+
+        return sort_columns
+
+    def merge_columns(self) -> Any:
+        """f(table, at, stride): fill in merges of columns 2 * at + 1 and 2 * at + 2."""
+
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            table, at, stride = arguments
+            part, k = (context, builder, signature.args[0]), self.k
+            wires = self._read(*part, (table, at, stride), k, k)
+            wires += self._read(*part, (table, builder.add(at, at.type(1)), stride), 0, k)
+            network, order = self.first
+            wires = _run(builder, wires, network)
+            for wire, place in zip(order, self._rows(*part, (table, at, stride), 2 * k), strict=True):
+                builder.store(wires[wire], place, align=4)
+            return context.get_dummy_value()
+
+        @intrinsic
+        def merge_columns(typing: Any, table: types.Array, at: types.Integer, stride: types.Integer) -> Any:
+            return types.void(table, types.intp, types.intp), emit
+
+        return merge_columns
+
+    def medians(self) -> Any:
+        """f(out, to, table, at, stride): of columns 2 * at + k // 2 on, to ``out[to : to + 2 * LANES]``; k is 5."""
+
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            out, to, table, at, stride = arguments
+            part, k = (context, builder, signature.args[2]), self.k
+            one, two = (builder.add(at, at.type(i)) for i in (1, k // 2))
+            network, middle = self.second
+            wires = self._read(*part, (table, at, stride), 2 * k, 2 * k)
+            wires = _run(builder, wires + self._read(*part, (table, one, stride), 2 * k, 2 * k), network)
+            shared = [wires[wire] for wire in middle]
+            left = self._pick(builder, shared, self._read(*part, (table, at, stride), 0, k))
+            right = self._pick(builder, shared, self._read(*part, (table, two, stride), k, k))
+            for i in (0, LANES):
+                in_turn = _lanes(n for lane in range(i // 2, (i + LANES) // 2) for n in (lane, lane + LANES))
+                place = _place(context, builder, signature.args[0], out, builder.add(to, to.type(i)))
+                builder.store(builder.shuffle_vector(left, right, in_turn), place, align=4)
+            return context.get_dummy_value()
+
+        @intrinsic
+        def medians(typing: Any, out: types.Array, to: Any, table: types.Array, at: Any, stride: Any) -> Any:
+            return types.void(out, types.intp, table, types.intp, types.intp), emit
+
+        return medians
+
+    def _pick(self, builder: ir.IRBuilder, shared: list[Any], others: list[Any]) -> Any:
+        best = shared[self.k]
+        for value, other in zip(reversed(shared[: self.k]), others, strict=True):
+            best = _lower(builder, best, _higher(builder, value, other))
+        return best

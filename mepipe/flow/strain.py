@@ -18,12 +18,27 @@ DIFFERENCES = ("forward", "central")
 def strain(flow: Any, differences: str = "forward") -> np.ndarray:
     """Magnitude of the infinitesimal strain tensor of ``flow``, in px per px (no unit).
 
-    flow: (..., 2 or 3, H, W) float, u (px, right), v (px, down); channels after u and v are ignored.
-    Returns (..., H, W) float32, at least 0:  sqrt(u_x^2 + v_y^2 + (u_y + v_x)^2 / 2),  the Frobenius norm of
-    e = (grad f + (grad f)^T) / 2.  A shift of the whole picture gives 0, and a rotation by a small angle does too.
-    differences: "forward", f(x + 1) - f(x), with the last column and row repeated from the one before, as the
-    published spotters take them; or "central", (f(x + 1) - f(x - 1)) / 2, one-sided on the border.
-    NaN in the flow stays NaN where it is used.  Raises UsageError for another shape or name.
+    sqrt(u_x^2 + v_y^2 + (u_y + v_x)^2 / 2), the Frobenius norm of e = (grad f + (grad f)^T) / 2.  A shift of the
+    whole picture gives 0, and a rotation by a small angle does too.
+
+    Parameters
+    ----------
+    flow
+        (..., 2 or 3, H, W) float, u (px, right), v (px, down); channels after u and v are ignored. NaN stays NaN
+        where it is used.
+    differences
+        "forward", f(x + 1) - f(x), with the last column and row repeated from the one before, as the published
+        spotters take them; or "central", (f(x + 1) - f(x - 1)) / 2, one-sided on the border.
+
+    Returns
+    -------
+    np.ndarray
+        (..., H, W) float32, at least 0.
+
+    Raises
+    ------
+    UsageError
+        Another shape or name.
     """
     flow = np.asarray(flow)
     if flow.ndim < 3 or flow.shape[-3] not in (2, 3) or min(flow.shape[-2:]) < 2 or flow.dtype.kind != "f":

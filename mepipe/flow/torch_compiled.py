@@ -22,7 +22,7 @@ from mepipe.errors import MepipeError
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.torch_ops import CUBIC
 from mepipe.flow.torch_solver import FLT_EPSILON
-from mepipe.flow.torch_strips import Level, StripSolver
+from mepipe.flow.torch_strips import FLAT, Level, StripSolver
 from mepipe.flow.torch_warp import REACH
 
 WINDOW = 5  # taps along an axis: four of a pixel, and one more for pixels that are shifted by one more than others
@@ -49,7 +49,7 @@ class CompiledSolver(StripSolver):
 class CompiledLevel(Level):
     def _linearise(self) -> None:
         """The whole level at once where its shifts fit the window, else strip by strip."""
-        u = self.U[:2] / self.taut
+        u, s, w = self.flow[:2], self.sources, self.width
         low = [floor(v) for v in (u.amin((1, 2)) - ROUNDING).tolist()]
         high = [floor(v) for v in (u.amax((1, 2)) + ROUNDING).tolist()]
         if (
@@ -59,20 +59,21 @@ class CompiledLevel(Level):
         ):
             super()._linearise()
             return
-        s = self.sources
         first = (low[1] - 1 + REACH + 1) * s.pitch + low[0] - 1  # where the window of pixel (0, 0) begins
-        least = torch.tensor(low, dtype=u.dtype)[:, None, None]
-        compiled_linearise()(s.flat, first, s.pitch, s.grid, least, u, self.U, self.I0, self.D, self.A, self.c)
+        compiled_linearise()(
+            s.padded.flatten(1), first, s.pitch, s.x[:w], s.y, torch.tensor(low, dtype=u.dtype), u,
+            self.I0[:, :w], self.D[..., :w], self.A[..., :w], self.c[:, :w],
+        )  # fmt: skip
 
 
 def linearise(
     flat: Tensor,
     first: int,
     pitch: int,
-    grid: Tensor,
+    x: Tensor,
+    y: Tensor,
     least: Tensor,
-    u: Tensor,
-    scaled: Tensor,
+    flow: Tensor,
     I0: Tensor,
     D: Tensor,
     A: Tensor,
@@ -80,13 +81,14 @@ def linearise(
 ) -> None:
     """Strip.linearise of a whole level whose shifts along an axis are ``least`` or one more; sets D, A and c.
 
-    flat, pitch, grid: of torch_warp.Sources; u: (2, H, W) px, scaled: U.
+    flat, pitch, x (W,), y (H, 1): of torch_warp.Sources; flow: (2, H, W) px.
     """
     height, width = I0.shape
-    at = grid + u
+    at = torch.stack([x + flow[0], y + flow[1]])
     base = at.floor()
-    t, mask = at - base, base - grid - least
-    weights = window(t, mask)
+    t = at - base
+    shift = torch.stack([base[0] - x - least[0], base[1] - y - least[1]])
+    weights = window(t, shift)
     warped = torch.zeros_like(flat[:, : height * width].unflatten(1, (height, width)))
     for j in range(WINDOW):
         line = torch.zeros_like(warped)
@@ -96,20 +98,20 @@ def linearise(
             line = line + image * weights[i][0]
         warped = warped + line * weights[j][1]
     I1w, Ix, Iy = warped
-    minus_grad = -(Ix * Ix + Iy * Iy).clamp(min=FLT_EPSILON)
+    grad = Ix * Ix + Iy * Iy
+    minus_grad = -torch.where(grad > FLT_EPSILON, grad, FLAT)
     D[0].copy_(Ix)
     D[1].copy_(Iy)
     A.copy_(D / minus_grad)
-    c.copy_((I1w - I0 - Ix * scaled[0] - Iy * scaled[1]) / minus_grad)
+    c.copy_((I1w - Ix * flow[0] - Iy * flow[1] - I0) / minus_grad)
 
 
 def window(t: Tensor, mask: Tensor) -> list[Tensor]:
     """The weights of the five taps, as torch_warp.Warp makes them."""
     r = 1.0 - t
-    e = CUBIC * t * r
-    w0, w3 = e * r, e * t
-    w1 = r - (CUBIC + 2) / CUBIC * w3 + e / CUBIC
-    w2 = t - (CUBIC + 2) / CUBIC * w0 + e / CUBIC
+    w0, w3 = CUBIC * (t * (r * r)), CUBIC * (r * (t * t))
+    w1 = ((CUBIC + 2) * t - (CUBIC + 3)) * (t * t) + 1.0
+    w2 = 1.0 - w0 - w1 - w3
     return [w0 - w0 * mask, w1 + mask * (w0 - w1), w2 + mask * (w1 - w2), w3 + mask * (w2 - w3), w3 * mask]
 
 

@@ -1,18 +1,14 @@
 """The median of engine ``torch`` on the CPU: two neighbours at once, in half the operations of torch_ops.median.
 
-The windows of two neighbouring pixels share all but two of their 2 x k columns.  For columns 0..k of such a pair
-  sort       each column (shared by all windows that it is in)
-  merge      columns 1..k-1 into a sorted list; only its k + 1 values in the middle can be the median of either window
-  pick       the median of those and of column 0 for the left pixel, of those and of column k for the right one
+How is written in :func:`mepipe.flow.median.pair_program`; here its steps are operations on whole strips of the image.
 Even and odd columns of the image lie apart, so that every step is a minimum or maximum of two contiguous arrays, the
-neighbour being the next element.  For k = 5 that is 54 operations a pixel; the plain network has 114.
+neighbour being the next element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import zip_longest
 from math import ceil
 from typing import NamedTuple
 
@@ -20,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mepipe.flow.median import Exchange, prune, sorting_network
+from mepipe.flow.median import Exchange, pair_program
 from mepipe.flow.torch_scratch import Scratch
 
 # Of an operation.  Much smaller, and the 2 us of calling it count; much larger, and the 33 arrays leave the cache.
@@ -41,25 +37,6 @@ class Program(NamedTuple):
     steps: list[Step]
     results: list[int]
     registers: int
-
-
-def merging_network(a: list[int], b: list[int]) -> tuple[list[Exchange], list[int]]:
-    """Batcher's odd-even merge of two sorted lists of wires: the network, and the wires in the order of their values.
-
-    Knuth, TAOCP 3, section 5.3.4: merge the odd and the even elements, then exchange neighbours.
-    """
-    if not a or not b:
-        return [], a + b
-    if len(a) == len(b) == 1:
-        return [Exchange(a[0], b[0])], [a[0], b[0]]
-    first, evens = merging_network(a[::2], b[::2])
-    second, odds = merging_network(a[1::2], b[1::2])
-    network, order = first + second, evens[:1]
-    for high, low in zip_longest(evens[1:], odds):
-        if low is not None and high is not None:
-            network.append(Exchange(low, high))
-        order += [wire for wire in (low, high) if wire is not None]
-    return network, order
 
 
 def assemble(network: list[Exchange], inputs: int, order: list[int]) -> Program:
@@ -91,16 +68,12 @@ def assemble(network: list[Exchange], inputs: int, order: list[int]) -> Program:
 @cache
 def programs(k: int) -> tuple[Program, ...]:
     """The sort of a column, then the merges; each reads the results before it at an element and at the next one."""
-    found = [assemble(sorting_network(k), k, list(range(k)))]
-    length = k
-    while True:
-        network, order = merging_network(list(range(length)), list(range(length, 2 * length)))
-        length *= 2
-        if length == k * (k - 1):  # all columns that the two windows share
-            half = k * k // 2
-            middle = order[half - k : half + 1]
-            return (*found, assemble(prune(network, set(middle)), length, middle))
-        found.append(assemble(network, length, order))
+    sort, merges = pair_program(k)
+    wires = [k * 2**step for step in range(1, len(merges) + 1)]
+    return (
+        assemble(sort, k, list(range(k))),
+        *(assemble(network, inputs, order) for (network, order), inputs in zip(merges, wires, strict=True)),
+    )
 
 
 @cache

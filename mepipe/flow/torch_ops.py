@@ -32,7 +32,7 @@ def resize(images: Tensor, size: tuple[int, int], scale: float | None = None, fa
     rows = torch.addcmul(left, right - left, fx)
     upper, under = rows.index_select(-2, y0), rows.index_select(-2, y1)
     resized = torch.addcmul(upper, under - upper, fy[:, None])
-    if factor == np.float32(factor):  # then the product is rounded once in float32 too
+    if factor == float(np.float32(factor)):  # then the product is rounded once in float32 too
         return resized * factor
     return (resized.double() * factor).float()
 

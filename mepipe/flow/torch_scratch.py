@@ -21,7 +21,7 @@ class Scratch:
         self.block = torch.empty(0)
 
     def take(self, *shapes: tuple[int, ...]) -> list[Tensor]:
-        """Arrays of these shapes, one after the other; who takes them must not expect anything in them at a next use."""
+        """Arrays of these shapes, one after the other; nothing stays in them from one use to the next."""
         sizes = [-(-prod(shape) // _LINE) * _LINE for shape in shapes]
         if sum(sizes) > len(self.block):  # what was taken before keeps the former block
             self.block = torch.empty(sum(sizes))

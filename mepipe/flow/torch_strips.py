@@ -28,7 +28,7 @@ from torch import Tensor
 from mepipe.flow.images import level_sizes
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.torch_median import Median
-from mepipe.flow.torch_ops import NEAR, central_gradient, resize, sum_in_order
+from mepipe.flow.torch_ops import NEAR, central_gradient, sum_in_order
 from mepipe.flow.torch_scratch import Scratch
 from mepipe.flow.torch_solver import FLT_EPSILON, Solver
 from mepipe.flow.torch_warp import Sources, Warp
@@ -37,6 +37,8 @@ from mepipe.flow.torch_warp import Sources, Warp
 # torch would share the sum of the change among threads, and its rounding would depend on how many there are.
 STRIP = 32_768
 SOON = 2.0  # times the sum that ends a warp: from here on every pixel's share is kept, see NEAR
+
+FLAT = 1e-30  # |grad I|^2 where there is none: F is then +-l_t by the sign of rho alone, and 0 where that is 0
 
 _ONE = torch.tensor(1.0)
 
@@ -135,7 +137,7 @@ class Work:
 
 
 class Strip:
-    """Rows ``top`` to ``bottom`` of a level: flat views (..., rows * pitch) of all that an iteration reads and writes."""
+    """Rows ``top`` to ``bottom`` of a level: flat views (..., rows * pitch) of what an iteration reads and writes."""
 
     def __init__(self, level: Level, work: Work, top: int, bottom: int) -> None:
         self.level, self.work, self.top = level, work, top
@@ -209,6 +211,6 @@ class Strip:
         self.D[:2] = warped[1:]
         for array in self.outside:
             array.zero_()
-        minus_grad = torch.mul(Ix, Ix, out=f).addcmul_(Iy, Iy).clamp_(min=FLT_EPSILON).neg_()
+        minus_grad = torch.threshold_(torch.mul(Ix, Ix, out=f).addcmul_(Iy, Iy), FLT_EPSILON, FLAT).neg_()
         torch.div(self.D, minus_grad, out=self.A)
         c.div_(minus_grad)

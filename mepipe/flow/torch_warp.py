@@ -117,7 +117,9 @@ class Warp:
         w = self._cubic_weights()
         mask = self.mask
         for extra in range(taps - 4):  # one tap to the right for each pixel that is shifted by more than ``extra``
-            torch.sub(self.shift, torch.tensor(low)[:, None] + extra, out=mask).clamp_(0.0, 1.0)
+            for axis in (0, 1):
+                torch.sub(self.shift[axis], low[axis] + extra, out=mask[axis])
+            mask.clamp_(0.0, 1.0)
             torch.mul(w[3 + extra], mask, out=w[4 + extra])
             for i in range(3 + extra, 0, -1):
                 w[i].lerp_(w[i - 1], mask)

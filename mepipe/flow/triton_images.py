@@ -93,10 +93,11 @@ def resize(
     right = tl.minimum(left + 1, source_W - 1)
     upper = source + plane * source_H * source_pitch + top * source_pitch
     under = source + plane * source_H * source_pitch + tl.minimum(top + 1, source_H - 1) * source_pitch
-    first = tl.load(upper + left, mask=exists) * (1.0 - wx) + tl.load(upper + right, mask=exists) * wx
-    second = tl.load(under + left, mask=exists) * (1.0 - wx) + tl.load(under + right, mask=exists) * wx
+    first, second = tl.load(upper + left, mask=exists), tl.load(under + left, mask=exists)
+    first = tl.fma(wx, tl.load(upper + right, mask=exists) - first, first)
+    second = tl.fma(wx, tl.load(under + right, mask=exists) - second, second)
     times = tl.where(plane % CHANNELS < 2, factor, 1.0)
-    tl.store(target + plane * H * pitch + (y * pitch + x), times * (first * (1.0 - wy) + second * wy), mask=exists)
+    tl.store(target + plane * H * pitch + (y * pitch + x), times * tl.fma(wy, second - first, first), mask=exists)
 
 
 @triton.jit
@@ -138,12 +139,11 @@ def _taps(at, size) -> Any:
     """(index of the second of four taps, their cubic weights) for positions ``at`` on an axis of ``size`` pixels."""
     floor = tl.floor(at)
     t = at - floor
-    s = 1.0 - t
-    before = ((CUBIC * t - 2 * CUBIC) * t + CUBIC) * t
-    here = ((CUBIC + 2) * t - (CUBIC + 3)) * t * t + 1.0
-    after = ((CUBIC + 2) * s - (CUBIC + 3)) * s * s + 1.0
+    s, squared = 1.0 - t, t * t
+    before, last = CUBIC * (t * (s * s)), CUBIC * (s * squared)
+    here = tl.fma(tl.fma(t, CUBIC + 2, -(CUBIC + 3)), squared, 1.0)
     index = tl.minimum(tl.maximum(floor, -MARGIN), size + MARGIN).to(tl.int32)
-    return index, (before, here, after, 1.0 - before - here - after)
+    return index, (before, here, ((1.0 - before) - here) - last, last)
 
 
 @triton.jit
@@ -169,12 +169,10 @@ def linearise(onset, apex, slopes, u, into, plane, H, W, pitch, x) -> None:
                 tap = column + (i - 1)
                 exists = row_exists & (tap >= 0) & (tap < W)
                 place = tap_row * pitch + tap
-                of_row += wx[i] * tl.load(apex + place, mask=exists, other=0.0)
-                dx_row += wx[i] * tl.load(slopes + place, mask=exists, other=0.0)
-                dy_row += wx[i] * tl.load(slopes + plane + place, mask=exists, other=0.0)
-            sample += wy[j] * of_row
-            Ix += wy[j] * dx_row
-            Iy += wy[j] * dy_row
+                of_row = tl.fma(wx[i], tl.load(apex + place, mask=exists, other=0.0), of_row)
+                dx_row = tl.fma(wx[i], tl.load(slopes + place, mask=exists, other=0.0), dx_row)
+                dy_row = tl.fma(wx[i], tl.load(slopes + plane + place, mask=exists, other=0.0), dy_row)
+            sample, Ix, Iy = tl.fma(wy[j], of_row, sample), tl.fma(wy[j], dx_row, Ix), tl.fma(wy[j], dy_row, Iy)
         reference = tl.load(onset + at, mask=inside, other=0.0)
         rho_c = sample - Ix * u1 - Iy * u2 - reference
         tl.store(into + at, Ix, mask=x < pitch)

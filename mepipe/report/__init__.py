@@ -2,6 +2,8 @@
 
 report_run(ws, run)                     write RUN/report.html
 report_corpus(ws, corpus)               write WORKSPACE/prepared/<corpus>/report.html
+report_pair(ws, first, second)          write FIRST/against-SECOND.html
+report_table(ws, table)                 write WORKSPACE/tables/<table>.html
 flow_picture(flow, limit)               flow in px -> RGB picture, direction = hue, length = saturation
 prediction_picture(...)                 one clip and its probabilities, PNG
 overview_picture(clips)                 some clips in one PNG
@@ -24,7 +26,9 @@ _WHERE = {
     "overview_picture": "compositions",
     "prediction_picture": "compositions",
     "report_corpus": "corpus",
+    "report_pair": "pair",
     "report_run": "page",
+    "report_table": "table",
 }
 __all__ = [
     "FlowClip",
@@ -38,7 +42,9 @@ __all__ = [
     "overview_picture",
     "prediction_picture",
     "report_corpus",
+    "report_pair",
     "report_run",
+    "report_table",
 ]
 
 if TYPE_CHECKING:
@@ -47,7 +53,9 @@ if TYPE_CHECKING:
     from mepipe.report.corpus import report_corpus
     from mepipe.report.flowpictures import arrows_picture, colour_picture, flow_legend, magnitude_picture
     from mepipe.report.page import report_run
+    from mepipe.report.pair import report_pair
     from mepipe.report.plots import confusion_picture, curves_picture
+    from mepipe.report.table import report_table
 
 
 def __getattr__(name: str) -> Any:

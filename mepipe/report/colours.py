@@ -29,10 +29,24 @@ def flow_limit(flow: np.ndarray) -> float:
 
 
 def flow_picture(flow: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """``flow`` (2 or 3, H, W) in px as an RGB picture (H, W, 3) uint8.
+    """A flow as a picture: direction is the hue, length the saturation.
 
-    limit: length in px of full colour, default ``flow_limit(flow)``.  Pixels that are not finite are grey.
-    Raises ValueError for another shape or a limit that is not positive.
+    Parameters
+    ----------
+    flow
+        (2 or 3, H, W) in px. Pixels that are not finite are grey.
+    limit
+        Length in px of full colour; None is ``flow_limit(flow)``.
+
+    Returns
+    -------
+    np.ndarray
+        (H, W, 3) uint8 RGB.
+
+    Raises
+    ------
+    ValueError
+        Another shape or a limit that is not positive.
     """
     length = magnitude(flow)
     limit = flow_limit(flow) if limit is None else float(limit)

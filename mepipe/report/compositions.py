@@ -40,10 +40,30 @@ def prediction_picture(
     probabilities: Sequence[float],
     title: str,
 ) -> bytes:
-    """One clip and what the model thinks of it, PNG.
+    """One clip and what the model thinks of it.
 
-    Crops: (H, W[, 3]) uint8 BGR; flow: (2 or 3, H, W) in px; one probability in [0, 1] per class.
-    Raises ValueError when classes and probabilities differ in number.
+    Parameters
+    ----------
+    onset_crop, apex_crop
+        (H, W[, 3]) uint8 BGR.
+    flow
+        (2 or 3, H, W) in px.
+    classes
+        Their names.
+    probabilities
+        One in [0, 1] per class.
+    title
+        The line above.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+
+    Raises
+    ------
+    ValueError
+        Classes and probabilities differ in number.
     """
     if len(classes) != len(probabilities):
         raise ValueError(f"{len(classes)} classes and {len(probabilities)} probabilities")
@@ -76,9 +96,26 @@ def _bars(
 
 
 def overview_picture(clips: Sequence[FlowClip], *, arrows: bool = False, scale: float = SCALE) -> bytes:
-    """Some clips below each other: onset, apex, flow in colours, arrows if wanted, magnitude; PNG.
+    """Some clips below each other: onset, apex, flow in colours, arrows if wanted, magnitude.
 
-    scale: pixels of the picture per crop pixel.  Raises ValueError for no clips.
+    Parameters
+    ----------
+    clips
+        What to draw.
+    arrows
+        Draw arrows too.
+    scale
+        Pixels of the picture per crop pixel.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+
+    Raises
+    ------
+    ValueError
+        No clips.
     """
     if not clips:
         raise ValueError("no clips to show")

@@ -43,10 +43,30 @@ class Row:
 
 
 def report_corpus(ws: Workspace, corpus: str, progress: Progress | None = None) -> Path:
-    """Write the page of a prepared corpus and return its path, WORKSPACE/prepared/<corpus>/report.html.
+    """Write the page of a prepared corpus.
 
-    Works before ``mepipe flow`` has run, too: then there is no flow to show.  progress(done, total) is called after
-    every clip.  Raises UsageError for a corpus that is not prepared, DataError for a damaged clips.csv.
+    Works before ``mepipe flow`` has run, too: then there is no flow to show.
+
+    Parameters
+    ----------
+    ws
+        The workspace.
+    corpus
+        Its name.
+    progress
+        progress(done, total) is called after every clip.
+
+    Returns
+    -------
+    Path
+        WORKSPACE/prepared/<corpus>/report.html.
+
+    Raises
+    ------
+    UsageError
+        The corpus is not prepared.
+    DataError
+        clips.csv is damaged.
     """
     if corpus not in ws.prepared_corpora():
         there = ", ".join(ws.prepared_corpora()) or "none"

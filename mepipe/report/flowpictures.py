@@ -28,16 +28,43 @@ MAGNITUDE_MAP = "magma"
 
 
 def colour_picture(flow: np.ndarray, limit: float | None = None) -> bytes:
-    """``flow`` (2 or 3, H, W) in px in the colours of the wheel; PNG with the wheel and its limit below."""
+    """A flow in the colours of the wheel, with the wheel and its limit below.
+
+    Parameters
+    ----------
+    flow
+        (2 or 3, H, W) in px.
+    limit
+        Length in px of full colour; None is ``flow_limit(flow)``.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+    """
     fig, ax, strip = _panel()
     draw_colours(ax, strip, flow, limit or flow_limit(flow))
     return png(fig)
 
 
 def arrows_picture(onset: np.ndarray, flow: np.ndarray, limit: float | None = None) -> bytes:
-    """Arrows of ``flow`` in px on the onset crop (H, W[, 3]) uint8 BGR in grey; PNG.
+    """Arrows of a flow on the onset crop in grey.
 
     One arrow per 14 x 14 px, the mean flow there, magnified; factor and a key arrow are stated below.
+
+    Parameters
+    ----------
+    onset
+        (H, W[, 3]) uint8 BGR.
+    flow
+        (2 or 3, H, W) in px.
+    limit
+        Length in px that is drawn longest; None is ``flow_limit(flow)``.
+
+    Returns
+    -------
+    bytes
+        A PNG.
     """
     fig, ax, strip = _panel()
     draw_arrows(ax, strip, onset, flow, limit or flow_limit(flow))
@@ -45,14 +72,42 @@ def arrows_picture(onset: np.ndarray, flow: np.ndarray, limit: float | None = No
 
 
 def magnitude_picture(flow: np.ndarray, limit: float | None = None) -> bytes:
-    """Length of ``flow`` in px from dark to bright; PNG with its colour bar below."""
+    """Length of a flow from dark to bright, with its colour bar below.
+
+    Parameters
+    ----------
+    flow
+        (2 or 3, H, W) in px.
+    limit
+        Length in px of the brightest; None is ``flow_limit(flow)``.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+    """
     fig, ax, strip = _panel()
     draw_magnitude(ax, strip, flow, limit or flow_limit(flow))
     return png(fig)
 
 
 def flow_legend(limit: float | None = None, theme: Theme = ANY, size: int = 300) -> bytes:
-    """The colour wheel with its directions; PNG. Labels are in px when ``limit`` is given, else in words."""
+    """The colour wheel with its directions.
+
+    Parameters
+    ----------
+    limit
+        Length in px of full colour; None labels in words.
+    theme
+        Colours of lines and text.
+    size
+        Side in px.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+    """
     fig = figure(size, size)
     margin = 0.2 * size
     ax = bare(axes(fig, 0, 0, size, size))

@@ -30,11 +30,30 @@ MEANING = {
 
 
 def report_run(ws: Workspace, run: str | Path, progress: Progress | None = None) -> Path:
-    """Write the page of ``run`` (a name in the workspace, or a folder) and return its path, RUN/report.html.
+    """Write the page of a run.
 
     Works on a run of which some folds are finished.  Crops and shards that are gone are said to be so.
-    progress(done, total) is called after every clip.
-    Raises UsageError for an unknown run, DataError when no fold is finished or a file is damaged.
+
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    run
+        A name or a folder.
+    progress
+        progress(done, total) is called after every clip.
+
+    Returns
+    -------
+    Path
+        RUN/report.html.
+
+    Raises
+    ------
+    UsageError
+        No such run.
+    DataError
+        No fold is finished or a file is damaged.
     """
     data = read_run(ws, run)
     examples = load_examples(ws, choose(data.rows, data.run.classes))

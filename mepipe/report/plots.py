@@ -20,7 +20,22 @@ CURVES = {"loss": "training loss", "accuracy": "training accuracy", "inner_UF1":
 
 
 def confusion_picture(matrix: np.ndarray, classes: Sequence[str], theme: Theme = LIGHT) -> bytes:
-    """(C, C) counts, rows the truth; each cell has its count and its share of the row, which also colours it."""
+    """A confusion matrix; each cell has its count and its share of the row, which also colours it.
+
+    Parameters
+    ----------
+    matrix
+        (C, C) counts, rows the truth.
+    classes
+        Their names.
+    theme
+        Colours.
+
+    Returns
+    -------
+    bytes
+        The picture.
+    """
     counts = np.asarray(matrix)
     rows = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(rows, 1)
@@ -56,8 +71,26 @@ def _frame_cells(ax: Axes, n: int, theme: Theme) -> None:
 def curves_picture(logs: Mapping[str, Log], theme: Theme = LIGHT, width: int = 1040) -> bytes:
     """Loss, accuracy while training and, where it was looked at, inner UF1 over the epochs; learning rate below.
 
-    logs: fold -> columns ``epoch``, ``lr``, ``loss``, ``accuracy`` and perhaps ``inner_UF1``.  Folds are thin,
-    their mean over the folds that reached an epoch is thick.  Raises ValueError for no logs.
+    Folds are thin, their mean over the folds that reached an epoch is thick.
+
+    Parameters
+    ----------
+    logs
+        Fold -> columns ``epoch``, ``lr``, ``loss``, ``accuracy`` and perhaps ``inner_UF1``.
+    theme
+        Colours.
+    width
+        In px.
+
+    Returns
+    -------
+    bytes
+        The picture.
+
+    Raises
+    ------
+    ValueError
+        No logs.
     """
     if not logs:
         raise ValueError("no logs to draw")

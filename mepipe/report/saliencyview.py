@@ -18,6 +18,7 @@ from mepipe.report.html import Picture, uri
 
 FILE, FORMAT = "saliency.npz", 1  # as mepipe_model.saliency writes it; that module loads torch
 MAP = "magma"
+SMOOTH = 4.0  # px sigma: gradients differ from pixel to pixel, regions do not
 LINES = (  # of the 68 points, what makes a drawn face: jaw, brows, nose, eyes, lips
     range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), (*range(36, 42), 36), (*range(42, 48), 42),
     (*range(48, 60), 48), (*range(60, 68), 60),
@@ -89,7 +90,10 @@ def _shares(values: np.ndarray) -> np.ndarray:
 
 
 def saliency_picture(values: np.ndarray) -> bytes:
-    """A map (224, 224) >= 0 from nothing to its 99.5th percentile, under the drawn mean face; PNG."""
+    """A map (224, 224) >= 0, smoothed, from nothing to its 99.5th percentile, under the drawn mean face; PNG."""
+    import cv2
+
+    values = cv2.GaussianBlur(np.asarray(values, np.float32), (0, 0), SMOOTH)
     top = max(float(np.percentile(values, 99.5)), 1e-12)
     fig = figure(2 * SIZE, 2 * SIZE)
     ax = axes(fig, 0, 0, 2 * SIZE, 2 * SIZE)

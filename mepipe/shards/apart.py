@@ -50,6 +50,11 @@ def _header(path: Path) -> Header | DataError:
     if not path.is_file():
         return DataError(f"{path}: it is no file but {kind_of(mode)}", do="give files made by mepipe flow")
     try:
+        path.open("rb").close()  # the reader would only say that it cannot be read
+    except OSError as e:
+        if e.errno in MACHINE:
+            raise machine_error(e, path) from e
+    try:
         answer = _running_reader().ask(str(path.absolute()))
     except _Lost as e:
         _stop()

@@ -1,7 +1,7 @@
 """What a shard says of itself, read through HDF5: attributes, samples, and where the bytes of each lie.
 
 HDF5's C library was written for files that their owner made.  One changed byte in a file's structure can send it into
-an endless loop or a crash (measured: docs of tests/security), so this runs in a process of its own: see ``apart``.
+an endless loop or a crash (see SECURITY.md), so this runs in a process of its own: see ``apart``.
 All that comes back are JSON values.
 """
 
@@ -23,6 +23,7 @@ from mepipe.shards.sample import (
     CHECKSUM,
     CONTENTS_PX,
     DTYPES,
+    FACTS,
     FORMAT,
     MAX_SAMPLES,
     NUMBERS,
@@ -30,6 +31,7 @@ from mepipe.shards.sample import (
     TEXTS,
     VERSION,
     Content,
+    facts_checksum,
 )
 
 MAX_TEXT = 10_000  # characters of a name or attribute; parameters and versions have some hundred
@@ -47,13 +49,15 @@ def read_header(path: Path) -> dict[str, Any]:
         attributes = _checked_attributes(file)
         content = _content(attributes)
         flow = _checked_flow(file, content)
+        samples = _read_samples(file, len(flow))
+        _check_facts(attributes, samples)
         return {
             "attributes": attributes,
             "content": [list(content.channels), content.normalised, content.span and list(content.span)],
             "dtype": flow.dtype.newbyteorder("=").name,
             "order": flow.dtype.str,
             "compression": flow.compression,
-            "samples": _read_samples(file, len(flow)),
+            "samples": samples,
             "checksums": _column(file, CHECKSUM, len(flow), "u")[()].tolist(),
             "layout": _layout(flow, path.stat().st_size),
         }
@@ -162,6 +166,14 @@ def _read_samples(file: h5py.File, count: int) -> list[list[Any]]:
     numbers = [*NUMBERS, *(name for name in AVERAGED if name in file)]
     columns |= {name: _column(file, name, count, "i")[()].tolist() for name in numbers}
     return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def _check_facts(attributes: dict[str, Any], samples: list[list[Any]]) -> None:
+    """Refuse names, labels, frames and attributes in which a bit has changed since they were written."""
+    names, *rows = samples
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    if FACTS in attributes and attributes[FACTS] != facts_checksum(attributes, columns):
+        raise DataError("what it says of its samples does not match its checksum", do="run mepipe flow again")
 
 
 def _layout(flow: h5py.Dataset, file_size: int) -> dict[str, list[int]]:

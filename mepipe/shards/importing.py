@@ -6,6 +6,7 @@ the repeated squares gives it back exactly: 28x28, the size of STSTNet's and HTN
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mepipe.errors import DataError, UsageError
+from mepipe.limits import ARRAYS_BYTES
 from mepipe.shards.read import list_shards
 from mepipe.shards.sample import FLOW_SHAPE, Content, Sample
 from mepipe.shards.write import write_shard
@@ -97,10 +99,13 @@ def _order(channels: Sequence[str]) -> list[int]:
 def _read(file: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The text columns, and the values as (N, 3, h, w)."""
     try:
+        _check_sizes(file)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as e:
-        raise DataError(f"cannot read {file} as .npz ({e})") from e
+    except DataError:
+        raise
+    except Exception as e:  # numpy's, zipfile's and the header parser's kinds are a dozen
+        raise DataError(f"cannot read {file} as .npz ({type(e).__name__}: {e})") from e
     lacking = [c for c in ("corpus", "subject", "clip", "label3") if c not in arrays]
     if lacking:
         raise DataError(f"{file} has no array {', '.join(lacking)} (there: {', '.join(arrays)})")
@@ -117,6 +122,23 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     if any(FLOW_SHAPE[1] % side for side in values.shape[2:]):
         raise DataError(f"{file}: {values.shape[2]}x{values.shape[3]} does not divide 224x224", do="resize it first")
     return columns, values
+
+
+def _check_sizes(file: Path) -> None:
+    """Raises DataError for an archive that unpacks to too much, or an array that is not as large as it says."""
+    if not file.is_file():
+        raise DataError(f"cannot read {file} as .npz (it is no file)")
+    with zipfile.ZipFile(file) as archive:
+        ARRAYS_BYTES.check(str(file), sum(part.file_size for part in archive.infolist()))
+        for part in archive.infolist():
+            with archive.open(part) as stored:
+                version = np.lib.format.read_magic(stored)
+                read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                shape, _, dtype = read(stored)
+                if dtype.hasobject:
+                    raise ValueError(f"{part.filename} holds pickled objects, which could run code")
+                if dtype.itemsize * math.prod(shape) + stored.tell() != part.file_size:
+                    raise DataError(f"{file}: {part.filename} is not as large as it says", do="save it again")
 
 
 def _span(values: np.ndarray, file: Path) -> tuple[float, float]:

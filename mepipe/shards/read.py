@@ -142,10 +142,26 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
 def open_shards(
     source: PathLike | Sequence[PathLike], corpora: Sequence[str] | None = None, channels: int | None = None
 ) -> Shards:
-    """The samples of a folder of shards, one file or several; of ``corpora`` only, if given.
+    """The samples of a folder of shards, one file or several, as a read-only sequence.
 
-    channels: how many of each sample, from the first on; None for all.
-    Raises DataError for a file that is no complete shard, and when there is nothing to read.
+    Parameters
+    ----------
+    source
+        A folder, a file, or several files.
+    corpora
+        Only of these.
+    channels
+        How many of each sample, from the first on; None for all.
+
+    Returns
+    -------
+    Shards
+        ``shards[i]`` is the flow (C, 224, 224) float32 and the Sample; safe to pickle, to fork and to spawn.
+
+    Raises
+    ------
+    DataError
+        A file is no complete shard, or there is nothing to read.
     """
     if isinstance(source, str | os.PathLike):
         folder = Path(source)
@@ -161,11 +177,35 @@ def open_shards(
 
 
 def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[Path]:
-    """The files in ``folder`` named like shards (of ``corpora``), in order. They are not opened."""
+    """The files in ``folder`` named like shards. They are not opened.
+
+    Parameters
+    ----------
+    folder
+        ``Workspace.flow``, say.
+    corpora
+        Only of these.
+
+    Returns
+    -------
+    list[Path]
+        In order of name.
+    """
     named = [(p, _NAME.fullmatch(p.name)) for p in sorted(Path(folder).glob("*.h5"))]
     return [p for p, m in named if m and (corpora is None or m["corpus"] in corpora)]
 
 
 def shard_hash(path: PathLike) -> str:
-    """The sha256 of the file, as sha256sum prints it."""
+    """The sha256 of a file, as sha256sum prints it.
+
+    Parameters
+    ----------
+    path
+        The shard.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     return hash_file(Path(path))

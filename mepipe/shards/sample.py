@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 FORMAT = "mepipe.flow"
 VERSION = 1
@@ -13,6 +17,7 @@ MAX_SAMPLES = 512  # 300 MB of float32: what a crash can lose, and what one read
 DTYPES = ("float32", "float16")  # float16 rounds flow of a few px by at most 0.002 px and halves the file
 COMPRESSIONS = (None, "gzip")  # float flow shrinks by a fifth and then reads 20 times slower: off by default
 CHECKSUM = "checksum"
+FACTS = "facts_checksum"  # attribute: of all that the file says beside the flow; absent from the oldest shards
 PathLike = str | os.PathLike[str]
 
 
@@ -78,3 +83,10 @@ CONTENTS_PX = (PX, PX_STRAIN)
 AVERAGED = ("onset_frames", "apex_frames")  # datasets that are there only where a number differs from 1
 TEXTS = tuple(f.name for f in fields(Sample) if f.type == "str")
 NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int" and f.name not in AVERAGED)
+
+
+def facts_checksum(attributes: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> int:
+    """CRC-32 of a shard's attributes and of its samples' names, labels and frames, whatever their order in the file."""
+    said = {name: value for name, value in attributes.items() if name not in (FACTS, "complete")}
+    facts = [said, {name: list(column) for name, column in columns.items()}]
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())

@@ -32,10 +32,20 @@ class Finding:
 
 
 def verify_shards(source: PathLike | Sequence[PathLike]) -> list[Finding]:
-    """Read every sample of a folder, a file or files, and list what is wrong; an empty list is good news.
+    """Read every sample and list what is wrong.
 
-    Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the
-    magnitude and the strain are those of u and v (in px; of normalised values nothing is known).
+    Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the magnitude
+    and the strain are those of u and v (in px; of normalised values nothing is known).
+
+    Parameters
+    ----------
+    source
+        A folder, a file or several.
+
+    Returns
+    -------
+    list[Finding]
+        Empty is good news.
     """
     if isinstance(source, str | os.PathLike):
         paths = list_shards(source) if Path(source).is_dir() else [Path(source)]

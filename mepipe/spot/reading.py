@@ -18,11 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from mepipe.errors import DataError, MepipeError, UsageError
-from mepipe.frames import VIDEO_SUFFIXES, FrameFolder, VideoFile
+from mepipe.frames import VIDEO_KINDS, FrameFolder, VideoFile, _is_video
+from mepipe.limits import IMAGE_PIXELS, VIDEO_FRAMES
 
 READERS = ("auto", "cv2", "av")
 FPS_RANGE = (1.0, 2000.0)  # outside it a container's frame rate is a time base or nothing, not a camera's
 AHEAD = 16  # frames decoded in advance: decoding and computing then take a core each
+# the kinds of file that ``mepipe.frames`` lets OpenCV's FFmpeg open, and nothing they might point to
+FFMPEG = {"protocol_whitelist": "file", "format_whitelist": "avi,mov,matroska,mpeg,mpegts,mpegvideo,asf"}
 GIVE_FPS = "say how many frames a second were filmed: --fps N"
 
 
@@ -45,10 +48,27 @@ class Source(Protocol):
 
 
 def open_source(path: Path, reader: str = "auto") -> Source:
-    """The video file or folder of frames at ``path``.
+    """Open a video file or a folder of numbered images.
 
-    reader: ``auto`` asks OpenCV first and PyAV (``pip install 'mepipe[video]'``) for what OpenCV cannot read.
-    Raises UsageError for an unknown reader or one that is not installed, DataError for what is no video.
+    Parameters
+    ----------
+    path
+        Either of them.
+    reader
+        ``auto`` asks OpenCV first, and PyAV (``pip install 'mepipe[video]'``) for what OpenCV cannot read; ``cv2`` and
+        ``av`` ask that one alone.
+
+    Returns
+    -------
+    Source
+        Its frames, rate and reader.
+
+    Raises
+    ------
+    UsageError
+        An unknown reader, or one that is not installed.
+    DataError
+        What is no video.
     """
     if reader not in READERS:
         raise UsageError(f"--reader is {reader!r}", do=f"valid: {', '.join(READERS)}")
@@ -58,6 +78,8 @@ def open_source(path: Path, reader: str = "auto") -> Source:
         raise DataError(f"{path} does not exist", do="give a folder of frames or a video file")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty", do="copy the video again")
+    if not _is_video(path):
+        raise DataError(f"{path} is neither a folder of frames nor a video ({VIDEO_KINDS})", do="check the file")
     if reader == "av":
         return AvSource(path)
     try:
@@ -73,9 +95,7 @@ def _second_reader(path: Path) -> Source:
     from importlib.util import find_spec
 
     if find_spec("av") is None:
-        do = "if it is one, pip install 'mepipe[video]' reads more kinds"
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            do = f"videos end in {', '.join(sorted(VIDEO_SUFFIXES))}"
+        do = "if it is sound, pip install 'mepipe[video]' reads more"
         raise DataError(f"{path} is no video that OpenCV can read", do=do)
     return AvSource(path)
 
@@ -110,15 +130,13 @@ class Cv2Source(VideoFile):
         import cv2
 
         with _quiet_opencv():
-            capture = cv2.VideoCapture(str(self.path))
-            try:
-                for number in range(1 << 40):
-                    ok, image = capture.read()
-                    if not ok:
-                        return
-                    yield number, image, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            finally:
-                capture.release()
+            other = VideoFile(self.path)
+            for number in range(VIDEO_FRAMES()):
+                try:
+                    image = other._decoded()
+                except DataError:
+                    return  # the end, or damage: the caller compares the counts
+                yield number, image, other._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
 class AvSource:
@@ -130,10 +148,12 @@ class AvSource:
         self.path = path
         with self._open() as container:
             track = container.streams.video[0]
+            IMAGE_PIXELS.check(f"{path}, {track.width} x {track.height}", track.width * track.height)
             self.fps = _camera_rate(float(track.average_rate or 0))
             count = track.frames or sum(bool(packet.size) for packet in container.demux(track))
         if count < 1:
             raise DataError(f"{path} holds no picture", do="check the file")
+        VIDEO_FRAMES.check(str(path), count)
         self.numbers: Sequence[int] = range(count)
         self._frames: Iterator[tuple[int, np.ndarray, float | None]] | None = None
         self._last: tuple[int, np.ndarray] | None = None
@@ -145,7 +165,7 @@ class AvSource:
         except ImportError as e:
             raise UsageError("--reader av needs PyAV, which is not installed", do="pip install 'mepipe[video]'") from e
         try:
-            container = av.open(str(self.path))
+            container = av.open(str(self.path), options=FFMPEG)
         except (av.error.FFmpegError, OSError, ValueError) as e:
             raise DataError(f"{self.path} is no video that OpenCV or PyAV can read", do="check the file") from e
         if not container.streams.video:
@@ -162,7 +182,7 @@ class AvSource:
                 for number, frame in enumerate(container.decode(video=0)):
                     yield number, frame.to_ndarray(format="bgr24"), frame.time
             except av.error.FFmpegError:
-                return  # what follows is damaged: the same end as where OpenCV stops; the caller compares the counts
+                return  # damage: the caller compares the counts
 
     def read(self, number: int) -> np.ndarray:
         if self._last is not None and self._last[0] == number:
@@ -180,7 +200,7 @@ class AvSource:
         return [self.path.name, stat.st_size, stat.st_mtime_ns, number]
 
 
-class _quiet_opencv:  # noqa: N801 - used like a function
+class _quiet_opencv:
     """What OpenCV's decoders print on the console about a damaged file is said by our own error instead."""
 
     def __enter__(self) -> None:
@@ -248,9 +268,10 @@ def ahead(frames: Iterator[Any], depth: int = AHEAD) -> Iterator[Any]:
     def put(item: Any, error: BaseException | None = None) -> None:
         while not stop.is_set():
             try:
-                return queue.put((item, error), timeout=0.1)
+                queue.put((item, error), timeout=0.1)
             except Full:
                 continue
+            return
 
     def produce() -> None:
         try:
@@ -259,7 +280,7 @@ def ahead(frames: Iterator[Any], depth: int = AHEAD) -> Iterator[Any]:
                 if stop.is_set():
                     return
             put(end)
-        except BaseException as e:  # noqa: BLE001 - handed over to the reader of the queue
+        except BaseException as e:  # handed over to the reader of the queue
             put(end, e)
 
     thread = Thread(target=produce, name="mepipe-decode", daemon=True)

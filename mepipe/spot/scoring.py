@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError
-from mepipe.frames import read_bytes
+from mepipe.limits import TABLE_BYTES, read_file
 
 IOU = 0.5
 MICRO = "micro"  # in a truth file's column kind: the rows that count
@@ -68,7 +68,20 @@ def iou(a: Interval, b: Interval) -> float:
 
 
 def score(found: Sequence[Interval], true: Sequence[Interval], least: float = IOU) -> Score:
-    """The spotting rule with as many one-to-one pairs as can be made (augmenting paths)."""
+    """Count by the spotting rule, with as many one-to-one pairs as can be made (augmenting paths).
+
+    Parameters
+    ----------
+    found, true
+        Intervals (first frame, last frame), both ends inside.
+    least
+        The intersection over union that a pair needs.
+
+    Returns
+    -------
+    Score
+        TP, FP, FN, the pairs, F1; scores of several videos are pooled by adding them.
+    """
     near = [[j for j, t in enumerate(true) if iou(f, t) >= least] for f in found]
     owner: dict[int, int] = {}
 
@@ -97,12 +110,29 @@ class Truth:
 
 
 def read_truth(path: Path, video: str | None = None) -> list[Truth]:
-    """The events of a CSV with the columns onset and offset (frame numbers); kind, emotion and video where given.
+    """Read known events from a CSV with the columns onset and offset (frame numbers).
 
-    video: keep the rows of this video where there is such a column.  Raises DataError that names the row.
+    Parameters
+    ----------
+    path
+        The file; the columns kind (``micro`` counts, the default), emotion and video are read where there are any.
+    video
+        Keep the rows of this video, where there is such a column.
+
+    Returns
+    -------
+    list
+        A ``Truth`` per row.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a row is no event; it names the row.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"))))
+        rows = list(csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8-sig"))))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", do="give a CSV with the columns onset and offset") from None
     except (UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"{path} is no CSV text ({e})", do="give a CSV with the columns onset and offset") from e
     out = []

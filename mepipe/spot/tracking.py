@@ -29,7 +29,7 @@ LIKE = 0.85  # least correlation with the reference; 0.97 and more on a face tha
 FAR = 6.0  # px of the small crop that the centre may move between two frames: 11 of a 240 px wide face
 SIZES = (0.7, 1.4)  # of the face against where it was found: a face nearer or farther is better found anew
 LOOK_AGAIN = 5.0  # s between two looks of the detector while tracking goes well
-SEARCH = 0.25  # s between two looks while there is no face
+SEARCH = 0.5  # s between two looks while there is no face
 AWAY = 8.0  # px of the small crop between the tracked and the detected face above which the detector is believed
 
 Finder = Callable[[np.ndarray], np.ndarray]  # image (H, W, 3) -> 2x3 matrix, source px to 224 crop px; DataError
@@ -79,7 +79,7 @@ class Reference:
 class FaceTracker:
     """Give it the frames in order; it gives the crop of each, or None while there is no face.
 
-    find: where the face is in an image.  Attributes: ``found`` (times the detector was asked), ``lost`` (frames
+    find: where the face is in an image.  Attributes: ``looks`` (of the detector), ``lost`` (frames
     without a face).
     """
 
@@ -89,7 +89,7 @@ class FaceTracker:
         self._lies = np.eye(3)  # px of the small crop -> px of the source
         self._first = np.eye(3)
         self._stretch, self._since = -1, 1 << 30  # frames since the detector looked: never yet
-        self.found = self.lost = 0
+        self.looks = self.lost = 0
 
     def see(self, number: int, image: np.ndarray) -> Tracked | None:
         """The face in frame ``number`` (H, W, 3) uint8 BGR."""
@@ -108,6 +108,11 @@ class FaceTracker:
             self.lost += 1
             return None
         return Tracked(number, crop, self._pose(), self._stretch)
+
+    @property
+    def face_width(self) -> float:
+        """Width in px of the source of what the 224 x 224 crop shows, of the last face found."""
+        return HALF * scale_of(self._lies[:2])
 
     def renew(self, reference: np.ndarray) -> None:
         """Follow ``reference`` (112, 112) from now on: the mean of some followed crops, nearly free of noise."""
@@ -130,14 +135,22 @@ class FaceTracker:
         return crop
 
     def _drifted(self, image: np.ndarray) -> bool:
-        """Whether the detector sees the face elsewhere; where it sees none, tracking goes on."""
+        """Whether the detector sees the face elsewhere; where it sees none, tracking goes on.
+
+        It looks at the surroundings of the tracked face only, and so never at somebody else.
+        """
         self._since = 0
+        corners = self._lies[:2] @ np.array([(0, 0, 1), (HALF, 0, 1), (0, HALF, 1), (HALF, HALF, 1)], float).T
+        margin, (height, width) = 0.5 * np.ptp(corners, 1), image.shape[:2]
+        x0, y0 = (int(v) for v in np.clip(corners.min(1) - margin, 0, (width - 2, height - 2)))
+        x1, y1 = (int(v) for v in np.clip(corners.max(1) + margin, (x0 + 2, y0 + 2), (width, height)))
         try:
-            detected = self._locate(image)
+            detected = self._locate(np.ascontiguousarray(image[y0:y1, x0:x1]))
         except DataError:
             return False
-        corners = np.array([(20, 20, 1), (HALF - 20, 20, 1), (HALF / 2, HALF - 20, 1)], float).T
-        off = np.linalg.solve(detected, self._lies @ corners) - corners
+        detected = np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]]) @ detected
+        triangle = np.array([(20, 20, 1), (HALF - 20, 20, 1), (HALF / 2, HALF - 20, 1)], float).T
+        off = np.linalg.solve(detected, self._lies @ triangle) - triangle
         return bool(np.hypot(*off[:2]).mean() > AWAY)
 
     def _start(self, image: np.ndarray, source: np.ndarray) -> np.ndarray | None:
@@ -153,7 +166,7 @@ class FaceTracker:
 
     def _locate(self, image: np.ndarray) -> np.ndarray:
         """(3, 3): px of the small crop to px of the source, from the detector. Raises DataError."""
-        self.found += 1
+        self.looks += 1
         matrix = np.vstack([self._find(image) / STEP, [0, 0, 1]])
         return np.linalg.inv(matrix)
 

@@ -79,16 +79,39 @@ def make_corpus(
 ) -> SynthSummary:
     """Make up ``corpus`` below the folder ``out``, in the real corpus's layout.
 
-    subjects, clips: how many people, and clips of each; None takes the corpus's default.
-    defects: plant the published defects of the corpus, with stray files; ``defects.csv`` lists them.
-    like_real: all clips of the real annotation, a few frames each (the corpora of 3db by name, and dfme);
-    subjects and clips are then the real ones.
-    progress: called with (clips done, clips to do) after each clip.
-    jobs: threads that draw (OpenCV works outside Python's lock); None takes one per core.  The files
-    do not depend on it.
     A run that was interrupted is finished by the same call; a finished one is left as it is.
-    Raises UsageError for an unknown corpus, a count below 1, options that exclude each other, a folder
-    that holds anything else, or a missing scikit-image.
+
+    Parameters
+    ----------
+    corpus
+        A name in ``WRITERS``.
+    out
+        A new folder, or one that this function made.
+    subjects, clips
+        How many people, and clips of each; None takes the corpus's default.
+    seed
+        Of everything random: the same seed gives the same pixels.
+    defects
+        Plant the published defects of the corpus, with stray files; ``defects.csv`` lists them.
+    like_real
+        All clips of the real annotation, a few frames each (the corpora of 3db by name, and dfme); subjects and
+        clips are then the real ones.
+    progress
+        Called with (clips done, clips to do) after each clip.
+    jobs
+        Threads that draw (OpenCV works outside Python's lock); None takes one per core. The files do not depend on
+        it.
+
+    Returns
+    -------
+    SynthSummary
+        What is there now; ``truth.csv`` in ``out`` holds the motion.
+
+    Raises
+    ------
+    UsageError
+        An unknown corpus, a count below 1, options that exclude each other, a folder that holds anything else, or a
+        missing scikit-image.
     """
     began, out, writer = time.monotonic(), Path(out), WRITERS.get(corpus)
     if like_real and not (subjects is None and clips is None):
@@ -165,9 +188,26 @@ def _planted(planted: Sequence[Defect]) -> str:
 
 
 def synthetic_clip(corpus: str, seed: int, subject: int, clip: int) -> SyntheticClip:
-    """Clip ``clip`` of person ``subject`` (both from 0) of the corpus that ``seed`` makes, without writing it.
+    """One made-up clip, without writing it.
 
-    Raises UsageError for an unknown corpus, a negative number, or a missing scikit-image.
+    Parameters
+    ----------
+    corpus
+        A name in ``WRITERS``.
+    seed
+        Of the corpus it belongs to.
+    subject, clip
+        Its person and its number, both from 0.
+
+    Returns
+    -------
+    SyntheticClip
+        ``.frame(n)`` draws; ``.displacement(n)`` is the true motion in px.
+
+    Raises
+    ------
+    UsageError
+        An unknown corpus, a negative number, or a missing scikit-image.
     """
     writer = WRITERS.get(corpus)
     for name, number in (("seed", seed), ("subject", subject), ("clip", clip)):

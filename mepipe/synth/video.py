@@ -266,6 +266,9 @@ class VideoSummary:
     events: tuple[Event, ...]
     seconds: float
 
+    def as_dict(self) -> dict[str, object]:
+        return {**vars(self), "events": [vars(e) for e in self.events]}
+
     def __str__(self) -> str:
         kinds = {kind: sum(e.kind == kind for e in self.events) for kind in ("micro", "blink", "sway")}
         return (
@@ -286,11 +289,34 @@ def make_video(
     progress: Progress | None = None,
     jobs: int | None = None,
 ) -> VideoSummary:
-    """Draw a made-up video into ``path`` (.avi, Motion JPEG) and what happens in it into <name>.truth.csv beside it.
+    """Draw a made-up video, and write what happens in it into <name>.truth.csv beside it.
 
-    expressions: None is one in 5 s.  progress(done, total): after every frame.  jobs: threads; None takes one per
-    core, the pixels do not depend on it.  About 4 MB a second at the default size.
-    Raises UsageError for another suffix, a file that exists, or what ``LongVideo`` refuses.
+    Parameters
+    ----------
+    path
+        The file to write, .avi (Motion JPEG); about 7.5 MB a second at the default size.
+    seconds, fps
+        Length and frame rate.
+    seed
+        Of everything random.
+    expressions
+        How many micro-expressions; None is one in 5 s.
+    width
+        Of a frame in px, 4:3.
+    progress
+        Called with (done, total) after every frame.
+    jobs
+        Threads; None takes one per core. The pixels do not depend on it.
+
+    Returns
+    -------
+    VideoSummary
+        What was made.
+
+    Raises
+    ------
+    UsageError
+        Another suffix, a file that exists, or what ``LongVideo`` refuses.
     """
     began, path = time.monotonic(), Path(path)
     truth = path.with_suffix(".truth.csv")

@@ -63,8 +63,14 @@ def resized(x: Tensor, side: int) -> Tensor:
     if (height, width) == (side, side):
         return x
     if height % side == 0 and width % side == 0:
-        return F.avg_pool2d(x, (height // side, width // side))
+        return _pooled(x, height // side, width // side)
     return F.interpolate(x, (side, side), mode="bilinear", antialias=height > side or width > side)
+
+
+def _pooled(x: Tensor, tall: int, wide: int) -> Tensor:
+    """Means over cells of tall x wide pixels: F.avg_pool2d, whose CPU kernel takes six times as long for 2 x 2."""
+    rows = sum(x[:, :, i::tall] for i in range(1, tall)) + x[:, :, ::tall]
+    return (sum(rows[..., i::wide] for i in range(1, wide)) + rows[..., ::wide]) / (tall * wide)
 
 
 class LocalGlobal(nn.Module):

@@ -50,9 +50,26 @@ _MODELS: Registry[tuple[ModelInfo, Builder]] = Registry("model")
 
 
 def register_model(name: str, **about: Any) -> Callable[[Builder], Builder]:
-    """Decorator for a builder ``(name, options) -> FlowModel``; ``about`` fills ModelInfo.
+    """Decorator for a builder ``(name, options) -> FlowModel``.
 
     ``options`` is a dict with ``num_classes`` and whatever the caller passed.
+
+    Parameters
+    ----------
+    name
+        What ``create_model`` and ``--model`` call it.
+    **about
+        The fields of ModelInfo.
+
+    Returns
+    -------
+    Callable
+        The decorator; it gives back what it decorates.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
     """
     info = ModelInfo(name=name, **about)
 
@@ -66,8 +83,26 @@ def register_model(name: str, **about: Any) -> Callable[[Builder], Builder]:
 def create_model(name: str, *, num_classes: int = 3, **options: Any) -> FlowModel:
     """Build a model with fresh weights, drawn from torch's global generator.
 
-    Raises UsageError for an unknown model, an unknown option or a value out of range.
     ``create_model(**model.config)`` builds the same architecture again.
+
+    Parameters
+    ----------
+    name
+        As ``list_models`` has them.
+    num_classes
+        3, 5 or 7 as a rule.
+    **options
+        The model's own, as ``--set KEY=VALUE``.
+
+    Returns
+    -------
+    FlowModel
+        (B, 3, H, W) float32 to raw logits; ``model.head`` makes loss and labels of them.
+
+    Raises
+    ------
+    UsageError
+        An unknown model, an unknown option or a value out of range.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise UsageError(f"num_classes={num_classes!r}: a model needs a whole number of at least 2 classes")
@@ -76,12 +111,34 @@ def create_model(name: str, *, num_classes: int = 3, **options: Any) -> FlowMode
 
 
 def list_models() -> list[str]:
-    """Names of all registered models, in the order of registration; does not import torch."""
+    """Names of all registered models; does not import torch.
+
+    Returns
+    -------
+    list[str]
+        In the order of registration.
+    """
     return _known().names()
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known about a model, without building it.  Raises UsageError for an unknown name."""
+    """What is known about a model, without building it.
+
+    Parameters
+    ----------
+    name
+        As ``list_models`` has them.
+
+    Returns
+    -------
+    ModelInfo
+        Input, source, fidelity, published scores, parameters.
+
+    Raises
+    ------
+    UsageError
+        No model has that name.
+    """
     return _known().get(name)[0]
 
 

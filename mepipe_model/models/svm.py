@@ -7,7 +7,6 @@ their decisions (SVC's ``break_ties``).
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import combinations
 
 import numpy as np
@@ -15,18 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mepipe.errors import MepipeError
 from mepipe_model.models.base import PreparingModel
 from mepipe_model.models.heads import Head
 
 STD_FLOOR = 1e-12  # a feature that is constant over the training clips: dividing by it would amplify rounding
-
-
-def need_sklearn(model: str) -> None:
-    """Raises MepipeError where scikit-learn is not installed; only fitting needs it."""
-    if find_spec("sklearn") is None:
-        what = f"{model} is fitted by scikit-learn, which is not installed"
-        raise MepipeError(what, do="pip install 'mepipe[svm]'")
 
 
 class SvmHead(Head):

@@ -26,7 +26,20 @@ DIRECTIONS = ("a", "b", "c", "d", "a_bi", "b_bi", "a_sy", "b_sy")
 def parse_scans(scans: str) -> tuple[str, ...]:
     """``"a+b+c+d"`` -> ``("a", "b", "c", "d")``.
 
-    Raises ValueError for an unknown direction or one named twice.
+    Parameters
+    ----------
+    scans
+        Directions joined by +.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The directions.
+
+    Raises
+    ------
+    ValueError
+        An unknown direction or one named twice.
     """
     names = tuple(part.strip() for part in scans.split("+"))
     unknown = [name for name in names if name not in DIRECTIONS]
@@ -39,14 +52,40 @@ def parse_scans(scans: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def scan_order(direction: str, height: int, width: int) -> NDArray[np.int64]:
-    """The token visited at each step: (height * width,) int64, read-only."""
+    """The token visited at each step.
+
+    Parameters
+    ----------
+    direction
+        A part of what ``parse_scans`` takes.
+    height, width
+        Of the map.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        (height * width,), read-only.
+    """
     order = _path(direction, np.arange(height * width).reshape(height, width)).ravel()
     return _frozen(order)
 
 
 @lru_cache(maxsize=256)
 def scan_inverse(direction: str, height: int, width: int) -> NDArray[np.int64]:
-    """The step at which each token is visited: ``y[scan_inverse(...)]`` is in token order again."""
+    """The step at which each token is visited: ``y[scan_inverse(...)]`` is in token order again.
+
+    Parameters
+    ----------
+    direction
+        A part of what ``parse_scans`` takes.
+    height, width
+        Of the map.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        (height * width,), read-only.
+    """
     return _frozen(np.argsort(scan_order(direction, height, width)))
 
 

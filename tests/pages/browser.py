@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 CANDIDATES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 30.0  # s for one answer: the machine may be busy
+PATIENCE = 120.0  # s for one answer: the machine may be very busy
 KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
@@ -94,10 +94,11 @@ class Browser:
                 self._waiting.append(message)
         raise TimeoutError(f"{method}: no answer in {PATIENCE:g} s")
 
-    def events(self) -> list[dict[str, Any]]:
-        """What was told since the last time."""
+    def events(self, session: str) -> list[dict[str, Any]]:
+        """What was told of ``session`` since the last time; that of others waits for them."""
         self.call("Browser.getVersion")  # everything sent before this answer is here by then
-        told, self._waiting = self._waiting, []
+        told = [m for m in self._waiting if m.get("sessionId") == session]
+        self._waiting = [m for m in self._waiting if m.get("sessionId") != session]
         return [m for m in told if "method" in m]
 
     def _incoming(self, end: float) -> list[dict[str, Any]]:
@@ -119,6 +120,7 @@ class Browser:
         page = Page(self, session, target)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
+        page.call("Performance.enable", timeDomain="threadTicks")
         page.size(width, height)
         page.media(dark=dark)
         page.go(path.resolve().as_uri() + hash)
@@ -144,7 +146,7 @@ class Page:
 
     def look(self) -> None:
         """Take notice of what the browser told: problems and requests."""
-        for event in self.browser.events():
+        for event in self.browser.events(self.session):
             params = event["params"]
             if event["method"] == "Runtime.exceptionThrown":
                 self.problems.append(str(params["exceptionDetails"]))
@@ -162,6 +164,11 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def work(self) -> float:
+        """CPU seconds that the page's main thread has worked so far; other processes do not count."""
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
 
     def until(self, expression: str) -> None:
         """Wait until ``expression`` is true."""

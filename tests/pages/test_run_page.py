@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from test_report import CLASSES, EVIL, make_run
 
-from mepipe.report import report_run
+from mepipe.report import report_pair, report_run, report_table
+from mepipe_model.runs import write_predictions
 
 ROWS = "#predictions-table tbody tr"
 
@@ -95,3 +99,60 @@ def test_a_run_without_crops_and_flow_has_a_table_that_filters(opened, tmp_path)
     assert {r["truth"] for r in shown(page)} == {CLASSES[1]}
     page.click(f"{ROWS} th")
     assert page.js("document.getElementById('clip')") is None
+
+
+# --- two runs, and a published table -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(run):
+    other = shutil.copytree(run.folder, run.ws.runs / "other")
+    for fold in {r.fold for r in run.rows}:
+        rows = [replace(r, pred=r.true) if i % 2 else r for i, r in enumerate(run.rows) if r.fold == fold]
+        write_predictions(other / "folds" / fold / "predictions.csv", rows, CLASSES)
+    return report_pair(run.ws, run.name, "other")
+
+
+def test_a_cell_of_the_second_run_shows_its_clips_and_both_answers(opened, pair):
+    page = opened(pair)
+    filters = page.all("table.confusion a", "dataset.filter")
+    at = next(i for i, f in enumerate(filters) if "second" in f)
+    wanted, count = json.loads(filters[at]), int(page.all("table.confusion a", "firstChild.data")[at])
+    page.click("table.confusion a", nth=at)
+    page.until("document.querySelector('[name=second]').value !== ''")
+    page.until(f"document.querySelectorAll('{ROWS}:not([hidden])').length === {count}")
+    assert {(r["truth"], r["second"]) for r in shown(page)} == {(wanted["truth"], wanted["second"])}
+    page.until("document.activeElement.matches('tr[data-clip]')")
+    page.press("Enter")
+    facts = dict(zip(page.all("#clip-facts dt"), page.all("#clip-facts dd"), strict=True))
+    assert facts["other"].startswith(wanted["second"])
+    assert "made-up" in facts
+
+
+def test_outcomes_can_be_chosen_and_disagreements_come_first(opened, pair):
+    page = opened(pair)
+    assert shown(page)[0]["outcome"] == "only second right"
+    page.choose("form.filter [name=outcome]", "both right")
+    assert {r["outcome"] for r in shown(page)} == {"both right"}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_of_pairs_and_tables_fit_a_narrow_window(opened, pair, run, dark):
+    for path in (pair, report_table(run.ws, "table5")):
+        page = opened(path, width=390, height=800, dark=dark)
+        assert page.js("document.documentElement.scrollWidth") <= 390
+        page.media(print=True)
+        assert page.visible("nav") == 0
+
+
+def test_no_section_overlaps_the_next_on_paper(opened, path, pair):
+    for each in (path, pair):
+        page = opened(each)
+        page.media(print=True)
+        rows = "[...s.querySelectorAll('tr')].filter((e) => !e.closest('details:not([open])'))"
+        last = f"Math.max(0, ...{rows}.map((e) => e.getBoundingClientRect().bottom))"
+        box = f"(s) => {{ const r = s.getBoundingClientRect(); return [r.top, r.bottom, {last}]; }}"
+        edges = page.js(f"[...document.querySelectorAll('main > section')].map({box})")
+        for (_, bottom, last_row), (top, _, _) in pairwise(edges):
+            assert bottom <= top
+            assert last_row <= top, "a table that scrolls on the screen is whole on paper"

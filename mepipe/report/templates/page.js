@@ -2,7 +2,7 @@
 // Filters, sorts and opens. Without scripts every table stays whole. Text from data is only ever set as text.
 const SVG = (document.querySelector("svg") || {}).namespaceURI; // the dialog has one
 const SIDE = 224; // px of a crop, the unit of all places
-const FRESH = 30; // rows whose thumbnails are made before printing when nobody has scrolled there
+const FRESH = 200; // rows whose thumbnails are made for paper though nobody has scrolled there
 
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
