@@ -401,14 +401,19 @@ def export(ws: Workspace, run: str, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("run")
+@click.argument("names", nargs=-1, required=True, metavar="RUN [OTHER] | CORPUS | TABLE")
+@click.option(
+    "--saliency", type=click.Choice(["integrated", "gradient"]),
+    help="Explain the clips of RUN first, so that its page shows where the model looks.",
+)  # fmt: skip
 @JSON
 @click.pass_obj
-def report(ws: Workspace, run: str, as_json: bool) -> None:
-    """Write the page of RUN (a run's name or folder)."""
-    from mepipe.report import report_run
+def report(ws: Workspace, names: tuple[str, ...], saliency: str | None, as_json: bool) -> None:
+    """Write the page of RUN, of RUN against OTHER, of a prepared CORPUS, or of a published TABLE."""
+    from mepipe.report.command import report as write_report
 
-    page = report_run(ws, run)
+    with progress.bar("report", "clip") as tick:
+        page = write_report(ws, names, saliency, tick)
     reply(as_json, {"page": page}, [f"{page}"])
 
 

@@ -30,6 +30,7 @@ from mepipe.faces.align import SIZE, mean_face
 from mepipe.progress import Progress
 from mepipe.shards import Sample, Shards, open_shards
 from mepipe.workspace import Workspace, atomic_file, safe_name
+from mepipe_model.data import without_head_motion
 from mepipe_model.models import model_info
 from mepipe_model.models.base import FlowModel
 from mepipe_model.predict import usable_folds
@@ -199,8 +200,32 @@ def explain_run(
 ) -> Saliency:
     """Explain the clips of ``run`` that its finished folds predict, and write RUN/saliency.npz for the run's page.
 
-    limit: at most so many clips, evenly spaced over the predictions.  progress(done, total) counts clips.
-    Raises UsageError for an unknown run or method, or a model that reads frames; DataError without weights or shards.
+    Parameters
+    ----------
+    ws
+        The workspace that run names are looked up in.
+    run
+        A name or a folder.
+    method
+        How saliency is computed, "integrated" by default.
+    steps
+        Of the integration.
+    limit
+        At most so many clips, evenly spaced over the predictions.
+    progress
+        progress(done, total) counts clips.
+
+    Returns
+    -------
+    Saliency
+        What was written.
+
+    Raises
+    ------
+    UsageError
+        An unknown run or method, or a model that reads frames.
+    DataError
+        There are no weights or no shards.
     """
     the_run = find_run(ws, run)
     if model_info(the_run.settings.model).takes == "frames":
@@ -237,7 +262,10 @@ def _explain(
             raise DataError(f"{r.corpus} {r.subject}/{r.clip} is not in the flow shards", do="run mepipe flow again")
         if fold != r.fold or tools is None:
             fold, tools = r.fold, load_weights(run.fold(r.fold))
-        found.append(explain_clip(*tools, shards.flow(at), _regions(ws, shards.samples[at]), method, steps))
+        flow = shards.flow(at)
+        if run.settings.head_motion == "remove":  # as the model saw it
+            flow = without_head_motion(torch.from_numpy(flow)[None])[0].numpy()
+        found.append(explain_clip(*tools, flow, _regions(ws, shards.samples[at]), method, steps))
         if progress:
             progress(len(found), len(rows))
     return found

@@ -94,7 +94,7 @@ def train_run(
     name = planned_name(plan)
     with ws.lock(f"train-{name}"):  # before the folder is touched: --force must not empty a run at work
         run = open_run(ws, plan, name)
-        sweep(run.folder / "folds")
+        sweep(run.folder)
         left = [f for f in wanted if run.fold_facts(f.id) is None]
         for line in start_lines(plan, run, len(wanted), len(left)):
             say(line)

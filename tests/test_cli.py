@@ -164,33 +164,6 @@ def test_progress_is_silent_off_a_terminal(made, run_mepipe):
     assert done.stderr == ""
 
 
-README = Path(__file__).parents[1] / "README.md"
-
-
-def readme_commands() -> list[str]:
-    """The mepipe lines inside the README's code blocks, without their comments."""
-    commands, inside = [], False
-    for line in README.read_text("utf-8").splitlines():
-        inside ^= line.startswith("```")
-        if inside and line.startswith("mepipe "):
-            commands.append(line.split("#")[0].strip())
-    return commands
-
-
-def test_every_command_of_the_readme_parses(tmp_path):
-    """Each command line of the README is accepted by the parser (run with --help in place of the work)."""
-    from click.testing import CliRunner
-
-    from mepipe.cli import cli
-
-    commands = readme_commands()
-    assert len(commands) >= 8
-    for line in commands:
-        words = [w for w in line.split()[1:] if w != "..."]
-        done = CliRunner().invoke(cli, [*words, "--help"])
-        assert done.exit_code == 0, line
-
-
 @pytest.mark.slow
 def test_the_main_job_works_as_the_readme_writes_it(run_mepipe, tmp_path):
     """From an empty folder: synth, then the three commands, one after the other."""

@@ -114,7 +114,7 @@ def timed(args, cwd):
     [
         ("prepare", ["prepared/casme2", "prepared/casme2/sub01"]),
         ("flow", ["flow"]),
-        pytest.param("train", ["runs/mine/folds", "runs/mine/folds/casme2_sub01"], marks=pytest.mark.long),
+        pytest.param("train", ["runs/mine", "runs/mine/folds", "runs/mine/folds/casme2_sub01"], marks=pytest.mark.long),
     ],
 )
 def test_whatever_a_killed_command_was_writing_is_swept_by_the_next(
