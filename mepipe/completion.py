@@ -78,8 +78,8 @@ def runs(ctx: click.Context) -> Iterable[str]:
     return [p.parent.name for p in files]
 
 
-def runs_and_corpora(ctx: click.Context) -> Iterable[str]:
-    return [*runs(ctx), *prepared(ctx)]
+def with_pages(ctx: click.Context) -> Iterable[str]:
+    return [*runs(ctx), *prepared(ctx), *tables(ctx)]
 
 
 def folds(ctx: click.Context) -> Iterable[str]:
@@ -119,7 +119,7 @@ WHAT: dict[tuple[str, str], Names] = {
     ("", "runs"): runs,
     ("", "resume"): runs,
     ("", "against"): runs,
-    ("report", "run"): runs_and_corpora,
+    ("report", "names"): with_pages,
     ("predict", "fold"): folds,
     ("export", "fold"): folds,
     ("reproduce", "table"): tables,
@@ -128,7 +128,7 @@ WHAT: dict[tuple[str, str], Names] = {
 
 
 # Parameters that take a path too: what begins like no name is completed as a file
-OR_FILES = ("run", "runs", "against")
+OR_FILES = ("run", "runs", "names", "against")
 
 
 def attach(command: click.Command) -> None:
