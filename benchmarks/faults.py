@@ -181,9 +181,10 @@ def fuzzed(inputs: int) -> dict[str, Row]:
         report = Path(folder) / "fuzz.json"
         command = [sys.executable, str(script), "--inputs", str(inputs), "--json", str(report)]
         subprocess.run(command, cwd=HERE.parent, check=False, stdout=sys.stderr)
-        found = json.loads(report.read_text())
-    rows = found if isinstance(found, list) else found["rows"]
-    return {r["fault"]: Row(*(r[name] for name in ("tried", "survived", "lost", "seconds"))) for r in rows}
+        found = json.loads(report.read_text())["parsers"]
+    return {
+        name: Row(*(row[count] for count in ("tried", "survived", "lost", "seconds"))) for name, row in found.items()
+    }
 
 
 def show(rows: dict[str, Row]) -> None:

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from mepipe.errors import MepipeError
@@ -24,6 +25,14 @@ from mepipe.errors import MepipeError
 DYING = 10.0  # seconds from the end of a worker's pipe to its exit status
 STILLBORN = 3  # workers in a row that die before they can work: then it is the machine, and no item's fault
 READY, VALUE, ERROR = "ready", "value", "error"  # what a worker says
+
+
+def _remedy() -> str:
+    """What to do when workers cannot start: a script without a guard starts itself again in each of them."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or Path(path).name in ("mepipe", "mepipe.exe", "__main__.py"):
+        return "free memory or lower --jobs, and run the same command again"
+    return f"in {Path(path).name}, start the work below if __name__ == '__main__': (a file, not a pipe), or free memory"
 
 
 class WorkerDied(MepipeError):
@@ -102,8 +111,7 @@ class _Team:
         how = worker.end()
         self._stillborn += 0 if worker.ready else 1
         if self._stillborn == STILLBORN:
-            do = "what is finished is kept; free memory or lower --jobs, and run the same command again"
-            raise MepipeError(f"worker processes cannot start ({how})", do=do)
+            raise MepipeError(f"worker processes cannot start ({how})", do=f"what is finished is kept; {_remedy()}")
         return WorkerDied(f"its worker process died twice ({how}: out of memory, or a crash in a decoder)")
 
     def _keep(self, count: int) -> None:

@@ -65,7 +65,7 @@ def error_of(done) -> str:
         (["train", "--protocol", "lozo"], 2, "'lozo' is not one of"),
         (["train", "--resume", "absent"], 2, "there is no run 'absent'"),
         (["train", "--data", "samm"], 1, "no flow shards in"),
-        (["report", "absent"], 2, "there is no run 'absent'"),
+        (["report", "absent"], 2, "there is no run, no prepared corpus and no table 'absent'"),
         (["evaluate", "absent"], 2, "there is no run 'absent'"),
         (["predict", "absent", "x"], 2, "there is no run 'absent'"),
         (["shards", "verify"], 1, "no shards in"),

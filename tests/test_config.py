@@ -15,6 +15,7 @@ from mepipe.configfile import CONFIGS, NAME, find_settings, option_fields, read_
 from mepipe.configshow import template
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
+from mepipe_model.recipes import RECIPES
 
 OPTIONS = [(command, key) for command in CONFIGS for key in option_fields(command)]
 
@@ -168,17 +169,18 @@ def test_what_ran_is_recorded_as_if_it_had_been_typed(made_raw, run_mepipe, tmp_
 
 def test_show_tells_where_each_value_came_from(run_mepipe, tmp_path):
     (tmp_path / NAME).write_text("[train]\nmodel = 'merba_tiny'\nepochs = 6\n[prepare]\nmax-gap = 1\n")
-    done = run_mepipe("config", "show", "train", "--epochs", "8", "--data", "casme2", "samm", "--json")
+    done = run_mepipe("config", "show", "train", "--epochs", "4", "--data", "casme2", "samm", "--json")
     shown = json.loads(done.stdout)
     assert shown["file"] == NAME
     train = shown["settings"]["train"]
     assert train["model"] == {"value": "merba_tiny", "source": f"{NAME}:2"}
-    assert train["epochs"] == {"value": 8, "source": "command line"}
+    assert train["epochs"] == {"value": 4, "source": "command line"}
     assert train["data"] == {"value": ["casme2", "samm"], "source": "command line"}
-    assert train["batch-size"] == {"value": 8, "source": "recipe of merba_tiny"}
+    recipe = RECIPES["merba_tiny"]
+    assert train["batch-size"] == {"value": recipe.batch_size, "source": "recipe of merba_tiny"}
     assert train["protocol"] == {"value": "loso", "source": "default"}
-    assert train["warmup"]["value"] == 2
-    assert train["warmup"]["source"] == "recipe of merba_tiny: 4, which does not fit into 8 epochs"
+    assert train["warmup"]["value"] < recipe.warmup
+    assert train["warmup"]["source"] == f"recipe of merba_tiny: {recipe.warmup}, which does not fit into 4 epochs"
     assert set(train) == set(option_fields("train"))
     flow = json.loads(run_mepipe("config", "show", "flow", "--preset", "micro", "--warps", 3, "--json").stdout)
     assert flow["settings"]["flow"]["lambda"] == {"value": 0.09, "source": "preset micro"}

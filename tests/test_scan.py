@@ -157,7 +157,7 @@ def test_a_backend_that_cannot_run_is_refused_and_not_replaced():
     u, dt, a, b, c, d, _ = case(sequences=1, length=2)
     with pytest.raises(UsageError, match="runs on cuda only, not on cpu"):
         selective_scan(u, dt, a, b, c, d, backend="mamba_ssm")
-    with pytest.raises(UsageError, match="valid: auto, loop, recompute"):
+    with pytest.raises(UsageError, match="valid: auto, fused, loop, recompute"):
         selective_scan(u, dt, a, b, c, d, backend="fast")
 
 
@@ -167,8 +167,16 @@ def test_a_missing_numba_is_named_and_nothing_slower_is_run_instead(monkeypatch)
     try:
         with pytest.raises(UsageError, match=r"the package numba cannot be imported.*choose auto or recompute"):
             scan_backend("cpu", "numba")
+        name, why = scan_backend("cpu", "fused")
+        assert (name, "not numba: the package numba cannot be imported" in why) == ("recompute", True), why
     finally:
         scan._import_error.cache_clear()
+
+
+@pytest.mark.skipif("numba" not in FAST, reason="numba is not installed")
+def test_fused_means_numba_on_the_cpu_only():
+    assert scan_backend("cpu", "fused") == ("numba", "the fused kernels of the CPU")
+    assert scan_backend("cuda", "fused") == scan_backend("cuda", "auto")
 
 
 @pytest.mark.skipif("numba" not in FAST, reason="numba is not installed")

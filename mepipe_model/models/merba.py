@@ -84,7 +84,7 @@ class MerbaConfig:
     # A MambaVision checkpoint of the user's own to start from (models/checkpoints.py); the paper does not say that it
     # started from one.  No part of what rebuilds a trained model.
     init_checkpoint: str | None = option(None, file_or_none)
-    scan_backend: str = option("auto", one_of("auto", "loop", "recompute", "numba", "triton", "mamba_ssm"))
+    scan_backend: str = option("auto", one_of("auto", "fused", "loop", "recompute", "numba", "triton", "mamba_ssm"))
 
     def check(self) -> None:
         """What concerns several options at once; raises ValueError."""
@@ -178,6 +178,8 @@ TINY = {
     # Normal(0.02) weights at a fan-in of 16 shrink a signal 12-fold per Linear, and dt = ln 2 forgets
     # in two tokens; fan-in scaled weights and dt in [0.001, 0.1] see the whole window from the start.
     "init": "mamba",
+    # Widths this small leave no time to hide in: the scan alone would take a third of a step.
+    "scan_backend": "fused",
     # Seven blocks at these widths underfit rather than overfit.
     "drop_rate": 0.0,
     "drop_path": 0.0,

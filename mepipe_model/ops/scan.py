@@ -11,6 +11,7 @@ Backends (all agree to 1e-4 in float32; docs/models.md has timings):
     numba      fused CPU kernels, opt-in; needs the package numba
     triton     our fused CUDA kernels, which need the package triton: the default on CUDA
     mamba_ssm  the CUDA kernel of the package mamba-ssm; taken on CUDA where triton cannot run
+    fused      no backend of its own: numba on the CPU, what auto means elsewhere
 
 The recurrence is walked step by step in all of them.  Forms that divide by a cumulative decay
 (``exp(-cumsum)``) are faster to write and overflow already at 49 steps; none is used here.
@@ -30,7 +31,7 @@ from mepipe.errors import UsageError
 from mepipe_model.ops.scan_loop import scan_loop
 from mepipe_model.ops.scan_recompute import scan_recompute
 
-SCAN_BACKENDS = ("auto", "loop", "recompute", "numba", "triton", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "fused", "loop", "recompute", "numba", "triton", "mamba_ssm")
 
 # What Triton itself supports (its README), and the oldest release these kernels were compiled with.
 TRITON_CAPABILITY = (8, 0)
@@ -112,6 +113,8 @@ def scan_backend(device: torch.device | str, backend: str = "auto") -> tuple[str
     kind = torch.device(device).type
     if backend == "auto":
         return _automatic(kind)
+    if backend == "fused":
+        return _fused(kind)
     if backend not in SCAN_BACKENDS:
         raise UsageError(f"no scan backend is called {backend!r}", do=f"valid: {', '.join(SCAN_BACKENDS)}")
     obstacle = _obstacle(backend, kind)
@@ -131,6 +134,14 @@ def _automatic(kind: str) -> tuple[str, str]:
     if other is None:
         return "mamba_ssm", f"selective_scan_cuda can be imported; not triton: {fused}"
     return "recompute", f"{fused}; {other}"
+
+
+def _fused(kind: str) -> tuple[str, str]:
+    """Numba on the CPU; the first use on a machine compiles for some seconds."""
+    if kind != "cpu":
+        return _automatic(kind)
+    obstacle = _obstacle("numba", kind)
+    return ("numba", "the fused kernels of the CPU") if obstacle is None else ("recompute", f"not numba: {obstacle}")
 
 
 def _obstacle(backend: str, kind: str) -> str | None:

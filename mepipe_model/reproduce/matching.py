@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mepipe.errors import MepipeError
@@ -67,11 +67,11 @@ def find(runs: Sequence[Run], config: TrainConfig, seeds: Collection[int] = ()) 
     two with one seed the fuller, then the later is taken.
     Raises as ``recipes.resolved``.
     """
-    wanted = _comparable(resolved(config))
+    recipe = resolved(config)
     same_data = [r for r in runs if _data(r) == config.data and r.finished()]
-    fitting = [r for r in same_data if _comparable(r.settings) == wanted and (not seeds or r.settings.seed in seeds)]
+    fitting = [r for r in same_data if _fits(r, recipe) and (not seeds or r.settings.seed in seeds)]
     fitting.sort(key=lambda r: (len(r.finished()) / len(r.fold_ids), r.config.get("started", "")), reverse=True)
-    others = [f"{r.name} ({_first_difference(r, wanted)})" for r in same_data if _near(r, config) and r not in fitting]
+    others = [f"{r.name} ({_first_difference(r, recipe)})" for r in same_data if _near(r, config) and r not in fitting]
     if not fitting:
         return Found(others=others)
     by_seed: dict[int, Run] = {}
@@ -95,6 +95,18 @@ def _comparable(settings: TrainConfig) -> dict[str, Any]:
     return {**values, "head": settings.head or "linear", "options": tuple(sorted(settings.options))}
 
 
+def _fits(run: Run, recipe: TrainConfig) -> bool:
+    return _comparable(run.settings) == _comparable(_settled(recipe, run))
+
+
+def _settled(recipe: TrainConfig, run: Run) -> TrainConfig:
+    """``recipe`` with the auto that a run settles by its data (plan.settled_head_motion) as it is for ``run``'s."""
+    if recipe.head_motion != "auto":
+        return recipe
+    normalised = run.config["data"].get("flow", {}).get("normalised")
+    return replace(recipe, head_motion="keep" if normalised else "remove")
+
+
 def _near(run: Run, config: TrainConfig) -> bool:
     """Whether ``run`` is this row's model and options, whatever else it was trained with."""
     mine, theirs = run.settings, config
@@ -106,8 +118,8 @@ def _near(run: Run, config: TrainConfig) -> bool:
     return same and sorted(mine.options) == sorted(theirs.options)
 
 
-def _first_difference(run: Run, wanted: dict[str, Any]) -> str:
-    has = _comparable(run.settings)
+def _first_difference(run: Run, recipe: TrainConfig) -> str:
+    has, wanted = _comparable(run.settings), _comparable(_settled(recipe, run))
     names = sorted(has, key=lambda k: (k != "epochs", k))  # other epochs bring another warm-up with them
     differ = [f"{k} {has.get(k)} instead of {wanted.get(k)}" for k in names if has.get(k) != wanted.get(k)]
     return ", ".join(differ[:2]) or f"seed {run.settings.seed}"
