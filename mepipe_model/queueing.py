@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -66,7 +66,7 @@ def fold_queue(
     devices: Sequence[str],
     setup: Callable[..., None],
     setup_args: tuple[Any, ...] = (),
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield (index, fn(items[index]) or a Failure) as results come, with a process for each of ``devices``.
 
     Each process runs setup(device, *setup_args) before its first item.  ``fn`` and ``setup`` must be importable.

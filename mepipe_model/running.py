@@ -6,8 +6,8 @@ import csv
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def run_folds(
     results = fold_queue(_train, ids, devices, _start, worker) if apart else _here(ids, devices[0], worker)
     if len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
         say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
-    with watching(run, ids, plan.config.epochs or 0, progress):
+    with closing(results), watching(run, ids, plan.config.epochs or 0, progress):
         for done, (i, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failed[ids[i]] = result.reason
@@ -82,7 +82,7 @@ def _kept(run: Run, fold_id: str, failure: Failure) -> str:
     return f" (traceback in {path})"
 
 
-def _here(ids: Sequence[str], device: str, worker: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+def _here(ids: Sequence[str], device: str, worker: tuple[Any, ...]) -> Generator[tuple[int, Any], None, None]:
     """What ``fold_queue`` does with one slot, in this process; torch's settings are put back afterwards."""
     import torch
 

@@ -99,7 +99,10 @@ def train_run(
         for line in start_lines(plan, run, len(wanted), len(left)):
             say(line)
         with telling(plan.config.logger, run, [f.id for f in left], say) as pooled:
-            failed = run_folds(ws, plan, run, left, progress, say)
+            try:
+                failed = run_folds(ws, plan, run, left, progress, say)
+            finally:
+                sweep(run.folder)  # an interrupted worker is killed, at work on a file or not
             metrics = pool_run(run) if run.finished() else None
             pooled(metrics)
     if failed or metrics is None:
