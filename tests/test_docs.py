@@ -49,7 +49,7 @@ PARSED = {
     "mepipe -v flow": "as --log-file night.log flow, which is run; test_logs.py",
     "mepipe report RUN": "train has written this page by the same function; test_report.py",
     "mepipe train --protocol loso": "99.8 million parameters; test_merba.py trains them for a step",
-    "mepipe train --protocol loso --model merba_tiny": "25 epochs; the getting-started page's 3 epochs are run",
+    "mepipe train --protocol loso --model merba_tiny": "40 epochs; the getting-started page's 3 epochs are run",
     "mepipe train --protocol loso --model merba_tiny --logger tensorboard": "test_loggers.py",
     "mepipe train --protocol loso --model merba_tiny --seeds 0 1 2": "test_seeds.py",
     "mepipe train --seeds 0 1 2": "test_seeds.py",
