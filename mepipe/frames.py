@@ -172,7 +172,7 @@ class VideoFile:
         import cv2
 
         self.path = path
-        if not _is_video(path):
+        if not is_video(path):
             raise DataError(
                 f"{path} cannot be opened as a video ({VIDEO_KINDS})", do="convert it to MP4 or AVI, or give frames"
             )
@@ -203,6 +203,12 @@ class VideoFile:
         assert self._last is not None
         return self._last
 
+    def seconds(self) -> float:
+        """When the frame that was read last is shown, as the container says."""
+        import cv2
+
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
     def _decoded(self) -> np.ndarray:
         """The next frame. Raises DataError."""
         import cv2
@@ -228,7 +234,8 @@ class VideoFile:
         return [self.path.name, stat.st_size, stat.st_mtime_ns, number]
 
 
-def _is_video(path: Path) -> bool:
+def is_video(path: Path) -> bool:
+    """Whether the file begins as one of the kinds of video that are opened."""
     try:
         with path.open("rb") as f:
             data = f.read(189)

@@ -48,7 +48,7 @@ def without_head_and_light(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     root = np.sqrt(mask())
     images = _onto(images, images.mean(0), root)
     reference = images.mean(0)
-    basis, _ = np.linalg.qr(_rigid_terms(reference) * root.reshape(-1, 1))
+    basis, _ = np.linalg.qr(rigid_terms(reference) * root.reshape(-1, 1))
     differences = ((images - reference) * root).reshape(len(images), -1)
     return (differences - (differences @ basis) @ basis.T).reshape(images.shape), reference
 
@@ -108,7 +108,7 @@ def _onto(images: np.ndarray, reference: np.ndarray, root: np.ndarray) -> np.nda
     """``images`` warped by the affine motion that brings each onto ``reference``: one Gauss-Newton step."""
     import cv2
 
-    terms = _rigid_terms(reference) * root.reshape(-1, 1)
+    terms = rigid_terms(reference) * root.reshape(-1, 1)
     differences = ((images - reference) * root).reshape(len(images), -1)
     motion = differences @ np.linalg.pinv(terms).T
     h, w = reference.shape
@@ -123,7 +123,7 @@ def _onto(images: np.ndarray, reference: np.ndarray, root: np.ndarray) -> np.nda
     return np.stack(out)
 
 
-def _rigid_terms(image: np.ndarray) -> np.ndarray:
+def rigid_terms(image: np.ndarray) -> np.ndarray:
     """(pixels, 15) float32: what head motion and light add to ``image``.
 
     Columns: ix, iy, x ix, y ix, x iy, y iy (affine motion, to first order); ixx, ixy, iyy (its second order,

@@ -12,8 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mepipe.apex.residual import STEP, WINDOW, mask, patch_motion
-from mepipe.apex.residual import _rigid_terms as rigid_terms
+from mepipe.apex.residual import STEP, WINDOW, mask, patch_motion, rigid_terms
 from mepipe.faces.align import mean_face
 from mepipe.spot.tracking import HALF, eye_masks
 

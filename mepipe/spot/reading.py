@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mepipe.errors import DataError, MepipeError, UsageError
-from mepipe.frames import VIDEO_KINDS, FrameFolder, VideoFile, _is_video
+from mepipe.frames import VIDEO_KINDS, FrameFolder, VideoFile, is_video
 from mepipe.limits import IMAGE_PIXELS, VIDEO_FRAMES
 
 READERS = ("auto", "cv2", "av")
@@ -78,7 +78,7 @@ def open_source(path: Path, reader: str = "auto") -> Source:
         raise DataError(f"{path} does not exist", do="give a folder of frames or a video file")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty", do="copy the video again")
-    if not _is_video(path):
+    if not is_video(path):
         raise DataError(f"{path} is neither a folder of frames nor a video ({VIDEO_KINDS})", do="check the file")
     if reader == "av":
         return AvSource(path)
@@ -127,16 +127,14 @@ class Cv2Source(VideoFile):
         self.fps = _camera_rate(self.fps)
 
     def stream(self) -> Iterator[tuple[int, np.ndarray, float | None]]:
-        import cv2
-
         with _quiet_opencv():
             other = VideoFile(self.path)
             for number in range(VIDEO_FRAMES()):
                 try:
-                    image = other._decoded()
+                    image = other.read(number)
                 except DataError:
                     return  # the end, or damage: the caller compares the counts
-                yield number, image, other._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield number, image, other.seconds()
 
 
 class AvSource:

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mepipe.apex import regions
-from mepipe.apex.residual import BLUR, STEP, mask
-from mepipe.apex.residual import _rigid_terms as rigid_terms
+from mepipe.apex.residual import BLUR, STEP, mask, rigid_terms
 from mepipe.clipwork import grey
 from mepipe.errors import DataError
 from mepipe.faces.align import SIZE, scale_of
