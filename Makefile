@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mepipe demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -143,6 +143,16 @@ def test_directions_with_weights_of_their_own_differ():
     assert not torch.equal(convs[0], convs[1])
 
 
+def test_a_prediction_first_does_not_keep_the_same_process_from_training():
+    """Scan orders are made once for a window size, by whoever asks first: here in inference mode."""
+    _orders.cache_clear()
+    mixer, x = LocalMixer(8, "a+b"), torch.randn(2, 6, 8)
+    with torch.inference_mode():
+        mixer(x, (2, 3))
+    mixer(x, (2, 3)).sum().backward()
+    assert mixer.in_proj[0].weight.grad is not None
+
+
 def test_windows_do_not_mix_in_the_mixer():
     m, x = mixer(), windows()
     changed = x.clone()

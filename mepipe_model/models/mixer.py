@@ -176,5 +176,6 @@ def _shifted(x: Tensor, before: Tensor, here: Tensor, after: Tensor) -> Tensor:
 def _orders(scans: tuple[str, ...], height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Orders and inverses (K, L) int64 on ``device``."""
     both = ([make(s, height, width) for s in scans] for make in (scan_order, scan_inverse))
-    order, inverse = (torch.stack([torch.tensor(row) for row in rows]).to(device) for rows in both)
+    with torch.inference_mode(mode=False):  # whoever asks first: training uses them too
+        order, inverse = (torch.stack([torch.tensor(row) for row in rows]).to(device) for rows in both)
     return order, inverse
