@@ -5,6 +5,7 @@ import pickle
 import shutil
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +202,33 @@ def test_the_warp_by_shifts_is_the_warp_by_index(shift):
     for top, rows in ((0, 40), (0, 11), (29, 11)):
         found = warped(sources, top, flow[:, top : top + rows])
         assert torch.equal(found, expected[:, top : top + rows])
+
+
+@pytest.mark.parametrize("peak", [0.0, 3.0 * REACH], ids=["by shifts", "by index"])
+def test_what_was_in_memory_before_does_not_matter(images, peak, memory_of_nan):
+    """A NaN right of the image, left there by a warp by index, once reached the next row through the dual step."""
+    start = np.full((2, 2, 72, 72), peak, np.float32)
+    expected = get_engine("torch").flow(*images, BASE, start)
+    with memory_of_nan:
+        found = get_engine("torch").flow(*images, BASE, start)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def memory_of_nan():
+    """Within it torch.empty is full of NaN."""
+
+    @contextmanager
+    def filled():
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default
+    return filled()
 
 
 def warped(sources, top, flow):

@@ -54,7 +54,8 @@ class Warp:
     def __call__(self, top: int, flow: Tensor) -> Tensor:
         """The images at x + flow, (2, rows * pitch) px, of the pixels from row ``top`` on: (C, rows * pitch).
 
-        What lies right of the image is undefined; the result is overwritten by whoever uses the scratch next.
+        What lies right of the image is of no use but finite: a NaN there would reach the next row through the dual
+        step.  The result is overwritten by whoever uses the scratch next.
         """
         low, high = self._shifts(top, flow)
         if min(low) - 1 < -REACH or max(high) + 2 > REACH:
@@ -86,6 +87,7 @@ class Warp:
         x, y = self._pixels(self.shift)
         self._add_grid(x, y, top)
         at = self._pixels(self.shift) + self._pixels(self.t)
+        self.out.zero_()
         self._pixels(self.out).copy_(sample_cubic(self.sources.images[None], *at[:, None])[0])
         return self.out
 
