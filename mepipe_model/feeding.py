@@ -19,7 +19,7 @@ LOOK_EVERY = {"cpu": 1, "other": 32}
 
 
 def ahead(make: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """make(item) for every item, in order: each in a thread of its own while the one before is in use.
+    """make(item) for every item, in order: made by one other thread while the one before is in use.
 
     What ``make`` raises is raised here, in its turn.
     """

@@ -35,6 +35,7 @@ LATER: dict[str, Any] = {
     "compile": False,
     "channels_last": False,
     "deterministic": False,
+    "head_motion": "keep",
 }
 # of config.json's data: what must be equal for predictions to belong to one experiment
 SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")

@@ -50,6 +50,8 @@ def load_weights(folder: Path) -> tuple[FlowModel, Scale]:
         options = check_options(about["model"])
         with within(tensors):
             model = create_model(**options)
+        if younger := sorted(model.config.keys() - options.keys()):  # a preset's value would be a guess
+            raise ValueError(f"it was saved by a version whose model had no option {', '.join(younger)}")
         model.load_state_dict(tensors)
         scale = Scale(_three(about["scale"]["mean"]), _three(about["scale"]["std"]))
     except (KeyError, TypeError, ValueError, UsageError, OSError, RuntimeError, MemoryError) as e:

@@ -262,3 +262,16 @@ def test_modules_beside_the_data_are_not_imported(run_mepipe, made, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "9\n", done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_lack_an_option_of_their_model_are_not_built_with_a_guess(tmp_path):
+    """What a preset sets today need not be what it was when the weights were saved."""
+    import json
+
+    place = saved_weights(tmp_path)
+    about = json.loads((place / "weights.json").read_text())
+    option = next(name for name in about["model"] if name not in ("name", "num_classes"))
+    del about["model"][option]
+    (place / "weights.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=f"no option {option}"):
+        load_weights(place)
