@@ -184,6 +184,14 @@ class TrainConfig(Checked):
     flip: float | None = option(
         None, "probability of a horizontal flip (u changes sign); default: the recipe (paper: 0.5)", low=0.0, high=1.0
     )
+    shift: float | None = option(
+        None, "move each training clip by up to this share of the side, anew in every epoch; default: the recipe "
+        "(paper: 0)", low=0.0, high=0.5,
+    )  # fmt: skip
+    noise: float | None = option(
+        None, "noise added to training clips, in standard deviations of the scaled flow; default: the recipe "
+        "(paper: 0)", low=0.0, high=10.0,
+    )  # fmt: skip
     order: str | None = option(
         None, "clips of an epoch: shuffled, or as listed; default: the recipe (paper: shuffled)",
         choices=("shuffled", "listed"),

@@ -15,7 +15,7 @@ from mepipe_model.models import model_info
 # Settings of gradient steps; a fitted model takes none
 STEPS = (
     "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup", "cooldown", "clip_norm", "flip",
-    "order",
+    "shift", "noise", "order",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """One fold: train on its training subjects, predict its test subjects, leave everything on disk.
 
-Every epoch draws its order, flips and dropout from a seed made of (seed, fold, epoch), so a fold that
+Every epoch draws its order, flips, shifts, noise and dropout from a seed made of (seed, fold, epoch), so a fold that
 was killed and goes on gives the numbers of one that was not, on whichever worker it runs.
 """
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
+from mepipe_model.augment import augmented
 from mepipe_model.compiled import compiled
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
 from mepipe_model.feeding import Tally
@@ -200,7 +201,7 @@ class _Training:
         for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, step, len(pieces))
-            out = self._forward(self.scale(x))
+            out = self._forward(augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator))
             loss = self.model.head.loss(out, target, epoch / self.config.epochs)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

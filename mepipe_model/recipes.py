@@ -35,6 +35,8 @@ class Recipe:
     clip_norm: float = 5.0  # the paper is silent; MambaVision's
     head_motion: str = "keep"  # the paper is silent
     flip: float = 0.5
+    shift: float = 0.0
+    noise: float = 0.0
     order: str = "shuffled"
 
 
@@ -76,6 +78,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     """
     recipe = RECIPES.get(config.model, FITTED if is_fitted(config.model) else PAPER)
     check_fitted(config, vars(recipe))
+    _check_augmentation(config)
     given = {f.name: getattr(config, f.name) for f in fields(recipe) if hasattr(config, f.name)}
     filled = {name: getattr(recipe, name) if value is None else value for name, value in given.items()}
     epochs = config.epochs or (recipe.holdout_epochs if config.protocol == "holdout" else recipe.epochs)
@@ -84,15 +87,28 @@ def resolved(config: TrainConfig) -> TrainConfig:
     return replace(config, **filled, scale=scaling(config))
 
 
-def scaling(config: TrainConfig) -> str:
-    """``--scale``, or what the model takes. Raises UsageError for scaled flow into a model that needs it in px."""
+def prepares_input(model: str) -> bool:
+    """Whether the model makes its input itself, so that the trainer leaves the flow as it is."""
     from mepipe_model.models import model_info
 
-    raw = model_info(config.model).takes != "scaled"
+    return model_info(model).takes != "scaled"
+
+
+def scaling(config: TrainConfig) -> str:
+    """``--scale``, or what the model takes. Raises UsageError for scaled flow into a model that needs it in px."""
+    raw = prepares_input(config.model)
     if raw and config.scale == "standard":
         do = "leave --scale out"
         raise UsageError(f"--scale standard: {config.model} prepares its own input from flow in px", do=do)
     return config.scale or ("none" if raw else "standard")
+
+
+def _check_augmentation(config: TrainConfig) -> None:
+    """Raises UsageError for shift or noise of a model that prepares its own input: no scaled map is there to move."""
+    for name in ("shift", "noise"):
+        if getattr(config, name) and prepares_input(config.model):
+            what = f"--{name}: {config.model} prepares its own input from flow in px"
+            raise UsageError(what, do=f"leave --{name} out")
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

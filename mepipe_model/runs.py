@@ -36,6 +36,8 @@ LATER: dict[str, Any] = {
     "channels_last": False,
     "deterministic": False,
     "head_motion": "keep",
+    "shift": 0.0,
+    "noise": 0.0,
 }
 # of config.json's data: what must be equal for predictions to belong to one experiment
 SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")
