@@ -1,6 +1,6 @@
 # Each target alone on a machine that has only Python >= 3.10, pip and make:
 #   make demo    the whole job on a made-up corpus; says what to open
-#   make test    the test suite
+#   make test    the test suite; make test-slow adds the tests of more than a quarter of a minute
 #   make docs    the site of docs/, into site/; a warning is an error
 #   make faults  what mepipe survives: every fault made on purpose, long; writes benchmarks/results/faults.json
 # PYTHON chooses the interpreter, PIP_FLAGS goes to every pip install (an index of your own, say).
@@ -9,13 +9,18 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs faults lint format clean
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow docs faults lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mepipe demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(VENV)/.test
+	$(PYTEST) -m slow
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -164,7 +164,6 @@ def test_progress_is_silent_off_a_terminal(made, run_mepipe):
     assert done.stderr == ""
 
 
-@pytest.mark.slow
 def test_the_main_job_works_as_the_readme_writes_it(run_mepipe, tmp_path):
     """From an empty folder: synth, then the three commands, one after the other."""
     for line in (

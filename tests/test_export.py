@@ -35,6 +35,7 @@ def ws(trained, tmp_path):
     return Workspace(shutil.copytree(trained.root, tmp_path / "work"))
 
 
+@pytest.mark.slow
 def test_onnx_serves_flow_in_px_of_any_batch_and_says_what_it_is(ws):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     made = export_run(ws, "two", "onnx", "casme2_sub02")

@@ -123,6 +123,7 @@ def test_thirty_iterations_agree_to_rounding_with_torch_and_opencv(interpreted):
         assert_close(found, reference(name).flow(*images, params))
 
 
+@pytest.mark.slow
 def test_each_pair_stops_by_its_own_change_whatever_else_is_in_the_batch(interpreted):
     """Stops within and at the end of sweeps, in a batch and alone: the bits are the same, and so are torch's stops."""
     still, quiet, lively = crop(0.0, 0.0), crop(0.3, 0.0), crop(3.0, 3.0)
@@ -168,6 +169,7 @@ def test_parameters_mean_what_they_mean_in_torch(interpreted, options):
     assert_close(found, reference("torch").flow(*images, params, start))
 
 
+@pytest.mark.slow
 def test_the_whole_schedule_agrees(interpreted):
     """Pyramid, warps, medians, iterations and stops, but fewer warps and a larger epsilon than the defaults."""
     images = crop(0.5, 0.0)

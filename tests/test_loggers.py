@@ -123,6 +123,7 @@ class Lines(RunLogger):
 """
 
 
+@pytest.mark.slow  # it installs a package
 def test_an_installed_package_brings_a_logger_by_its_entry_point(ws, tmp_path):
     """A real distribution on the path, the real command, as docs/extending.md shows it."""
     site = tmp_path / "site"

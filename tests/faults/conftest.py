@@ -12,7 +12,7 @@ LONG = "long"
 
 
 def pytest_collection_modifyitems(config, items):
-    if LONG in config.option.markexpr:
+    if LONG in config.option.markexpr.split():
         return
     long = [item for item in items if item.get_closest_marker(LONG)]
     items[:] = [item for item in items if item not in long]
