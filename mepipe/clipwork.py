@@ -6,12 +6,9 @@ Nothing here imports pandas or torch: a worker stays under 300 MB, most of it dl
 from __future__ import annotations
 
 import errno
-import json
-import shutil
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mepipe import apex
+from mepipe.clipfiles import up_to_date, write_clip
 from mepipe.datasets.base import Clip
 from mepipe.errors import DataError, MepipeError
 from mepipe.faces import align
@@ -31,21 +29,14 @@ from mepipe.settings import PrepareConfig
 from mepipe.workspace import (
     MACHINE,
     digest,
-    fsync,
     hash_file,
     machine_error,
-    make_folder,
-    replace_folder,
-    temp_beside,
     versions,
-    write_failed,
 )
 
-RECORD = "clip.json"  # beside the crops; its key says from what they were made
 LEFT_OUT = "damaged frames left out"  # how the note on them begins
 AROUND = 1  # frames kept on either side of onset and apex by --frames around: three average well (docs/flow.md)
 OF_THE_CLIP = (errno.EACCES, errno.EPERM, errno.EIO)  # a file that cannot be read: others may be, so it is refused
-PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned crops in a quarter of its time
 
 
 @dataclass(frozen=True)
@@ -203,7 +194,7 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
     clip = settle_frames(clip, frames.numbers, tools.config.max_gap)
     numbers = needed_frames(clip, frames.numbers, tools.config.frames)
     key = digest([_facts(clip), tools.settings, [frames.signature(n) for n in numbers]])
-    if not task.force and (old := _up_to_date(target, key)):
+    if not task.force and (old := _finished(target, key)):
         return old
 
     aligned = align_clip(frames, clip, numbers, tools, task.expected_width)
@@ -225,19 +216,39 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
         eye_distance=None if points is None else round(eye_distance(points), 2),
         key=key,
     )
-    _write(target, crops, record, aligned.matrix, points, tools.config.quality)
+    lossless = crops if tools.config.quality is None else (record.onset, record.apex)  # flow is made of these
+    facts = {
+        "record": {f.name: getattr(record, f.name) for f in fields(record) if f.name != "reused"},
+        "matrix": aligned.matrix.tolist(),
+        "landmarks": None if points is None else points.tolist(),
+        "curve": aligned.curve,
+    }
+    write_clip(target, crops, facts, aligned.onset, [n for n in crops if n not in lossless], tools.config.quality)
     return record
+
+
+def _finished(target: Path, key: str) -> Record | None:
+    saved = up_to_date(target, key)
+    try:
+        return saved and Record(**saved | {"box": tuple(saved["box"]), "reused": True})
+    except (KeyError, TypeError):
+        return None  # of an older layout: it is made again
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A clip through its one transform. crops: frame number -> (224, 224, 3) uint8; clip has its apex."""
+    """A clip through its one transform. crops: frame number -> (224, 224, 3) uint8; clip has its apex.
+
+    onset: that frame as it was, (H, W, 3) uint8.  curve: what the spotter saw, where one had a choice (``spotted``).
+    """
 
     clip: Clip
     crops: dict[int, np.ndarray]
     face: Face
     points: np.ndarray | None
     matrix: np.ndarray
+    onset: np.ndarray
+    curve: dict[str, Any] | None = None
 
 
 def align_clip(
@@ -271,9 +282,10 @@ def align_clip(
             left_out.append(str(e))
     if left_out:
         clip = clip.noted(f"{LEFT_OUT}: {len(left_out)}, the first: {left_out[0]}")
+    curve = None
     if clip.apex is None:
-        clip = spotted(clip, crops, tools.config.apex)
-    return Aligned(clip, crops, face, points, matrix)
+        clip, curve = spotted(clip, crops, tools.config.apex)
+    return Aligned(clip, crops, face, points, matrix, onset, curve)
 
 
 def _last_readable(frames: Frames, numbers: Sequence[int]) -> np.ndarray:
@@ -343,93 +355,24 @@ def kept_frames(clip: Clip, numbers: Sequence[int], mode: str) -> list[int]:
     return [n for n in numbers if min(abs(n - onset), abs(n - apex)) <= reach]
 
 
-def spotted(clip: Clip, crops: dict[int, np.ndarray], method: str) -> Clip:
-    """``clip`` with the apex that ``method`` finds among its aligned frames of onset..offset. Raises DataError."""
+def spotted(clip: Clip, crops: dict[int, np.ndarray], method: str) -> tuple[Clip, dict[str, Any] | None]:
+    """``clip`` with the apex that ``method`` finds among its aligned frames of onset..offset. Raises DataError.
+
+    Also what it saw: ``method``, ``frames`` and a ``values`` for each; None where it looked at no picture or had no
+    choice.
+    """
     numbers = [n for n in sorted(crops) if _number(clip.onset) <= n <= _number(clip.offset)]
     if len(numbers) < 2:
         raise DataError(f"no undamaged frame after onset {clip.onset} up to offset {clip.offset}")
-    index = apex.spot(np.stack([grey(crops[n]) for n in numbers]), method)
+    index, values = apex.look(np.stack([grey(crops[n]) for n in numbers]), method)
     note = f"apex spotted at {numbers[index]} among {len(numbers) - 1} frames by {method}"
-    return clip.noted(note, apex=numbers[index], apex_source=f"spotted:{method}")
+    clip = clip.noted(note, apex=numbers[index], apex_source=f"spotted:{method}")
+    if values is None:
+        return clip, None
+    return clip, {"method": method, "frames": numbers, "values": [float(f"{v:.5g}") for v in values]}
 
 
 def grey(image: np.ndarray) -> np.ndarray:
     import cv2
 
     return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
-
-
-# --- writing ---------------------------------------------------------------------------------------
-
-
-def _up_to_date(target: Path, key: str) -> Record | None:
-    """The record of crops made from the same inputs and settings, when every file is there."""
-    try:
-        saved = json.loads((target / RECORD).read_text("utf-8"))
-        checksums = saved.get("crc32") or [None] * len(saved["files"])  # younger than some crops
-        whole = (_is_whole(target / n, c) for n, c in zip(saved["files"], checksums, strict=True))
-        if saved["record"]["key"] != key or not all(whole):
-            return None
-        saved["record"]["box"] = tuple(saved["record"]["box"])
-        return replace(Record(**saved["record"]), reused=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or of an older layout: it is made again
-
-
-def _is_whole(path: Path, checksum: int | None) -> bool:
-    """Whether the crop is there, with the bytes it was written with as far as their checksum is known."""
-    return path.is_file() if checksum is None else zlib.crc32(path.read_bytes()) == checksum
-
-
-def _write(
-    target: Path,
-    crops: dict[int, np.ndarray],
-    record: Record,
-    matrix: np.ndarray,
-    points: np.ndarray | None,
-    quality: int | None,
-) -> None:
-    """Put crops and record where they belong, all at once. Raises MepipeError when the disk refuses.
-
-    Onset and apex are PNG always, for flow is made of them; the others JPEG when a ``quality`` is given.
-    """
-    temp = temp_beside(target)
-    lossless = crops if quality is None else (record.onset, record.apex)
-    try:
-        make_folder(temp)
-        names = [_write_image(temp, n, image, None if n in lossless else quality) for n, image in crops.items()]
-        facts = {
-            "record": {f.name: getattr(record, f.name) for f in fields(record)},
-            "files": names,
-            "crc32": [zlib.crc32((temp / name).read_bytes()) for name in names],
-            "matrix": matrix.tolist(),
-            "landmarks": None if points is None else points.tolist(),
-        }
-        (temp / RECORD).write_text(json.dumps(facts), "utf-8")
-        replace_folder(temp, target)
-        fsync(target.parent)
-    except OSError as e:
-        raise write_failed(target, e) from e
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
-
-
-def _write_image(folder: Path, number: int, image: np.ndarray, quality: int | None) -> str:
-    """Write a crop as <number>.png, or .jpg of ``quality`` without chroma subsampling. Returns the file's name.
-
-    Three equal channels, as of a grey camera, are stored as one: a third of the size, and read back the same.
-    """
-    import cv2
-
-    if image.ndim == 3 and (image == image[..., :1]).all():
-        image = np.ascontiguousarray(image[..., 0])
-    suffix, how = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, PNG_STRATEGY]
-    if quality is not None:
-        full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-        suffix, how = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality, *full_chroma]
-    ok, data = cv2.imencode(suffix, image, how)
-    if not ok:
-        raise MepipeError(f"OpenCV could not encode {number}{suffix}")
-    path = folder / f"{number}{suffix}"
-    path.write_bytes(data.tobytes())
-    return path.name

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mepipe.clipwork import RECORD
+from mepipe.clipfiles import RECORD
 from mepipe.errors import DataError, UsageError
 from mepipe.faces.align import SIZE, mean_face
 from mepipe.progress import Progress

@@ -12,7 +12,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from mepipe import clipwork, get_corpus
+from mepipe import clipfiles, clipwork, get_corpus
 from mepipe.clipwork import Record
 from mepipe.errors import UsageError
 from mepipe.faces.find import fits
@@ -325,7 +325,7 @@ def test_crops_of_a_grey_camera_are_stored_as_grey_and_read_the_same(tmp_path):
     grey = np.repeat(rng.integers(0, 256, (224, 224, 1), np.uint8), 3, axis=2)
     colour = rng.integers(0, 256, (224, 224, 3), np.uint8)
     for number, image in ((1, grey), (2, colour)):
-        name = clipwork._write_image(tmp_path, number, image, None)
+        name = clipfiles.write_image(tmp_path, number, image, None)
         assert name == f"{number}.png"
         assert (read_image(tmp_path / name) == image).all()
     assert cv2.imread(str(tmp_path / "1.png"), cv2.IMREAD_UNCHANGED).ndim == 2

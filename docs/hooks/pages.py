@@ -25,7 +25,7 @@ PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe.datasets.composite": ("Composites", ("select",)),
     "mepipe.verify": ("Checking a copy", ("verify_corpus",)),
     "mepipe.prepare": ("Faces", ("prepare_corpus",)),
-    "mepipe.apex": ("Apex", ("spot", "curve", "spotter")),
+    "mepipe.apex": ("Apex", ("spot", "look", "curve", "spotter")),
     "mepipe.apex.evaluate": ("Apex, compared", ("evaluate_corpus",)),
     "mepipe.flow": ("Flow", ("TVL1Params", "Engine", "get_engine", "resolve_engine")),
     "mepipe.flow.run": ("Flow of a workspace", ("flow_corpora",)),

@@ -33,13 +33,18 @@ class Spotter:
     pick: Pick
 
     def __call__(self, crops: np.ndarray) -> int:
+        return self.look(crops)[0]
+
+    def look(self, crops: np.ndarray) -> tuple[int, np.ndarray | None]:
+        """The index of the apex, and the curve it was read off; None where the frames leave no choice."""
         crops = checked(crops)
         if len(crops) == 2:
-            return 1  # there is no choice, and no method can be asked for a peak
+            return 1, None  # there is no choice, and no method can be asked for a peak
         if all(np.array_equal(c, crops[0]) for c in crops[1:]):
-            return middle(len(crops))
+            return middle(len(crops)), None
         curve = self.curve(crops)
-        return inside(self.pick(curve), len(crops)) if not flat(curve) else middle(len(crops))
+        index = inside(self.pick(curve), len(crops)) if not flat(curve) else middle(len(crops))
+        return index, np.asarray(curve, np.float64)
 
 
 def spotter(name: str, pick: Pick | None = None) -> Callable[[Curve], Curve]:
@@ -92,8 +97,35 @@ def spot(crops: np.ndarray, method: str = DEFAULT) -> int:
     ValueError
         Fewer than two crops, or another type or shape.
     """
+    return look(crops, method)[0]
+
+
+def look(crops: np.ndarray, method: str = DEFAULT) -> tuple[int, np.ndarray | None]:
+    """The apex of a clip, and why: ``spot`` and ``curve`` at the price of one.
+
+    Parameters
+    ----------
+    crops
+        (N, H, W) uint8 grey, the onset first, the offset last.
+    method
+        A name in ``SPOTTERS``.
+
+    Returns
+    -------
+    tuple[int, np.ndarray | None]
+        1 <= index <= N-1, and (N,) float64 in the method's own unit; None for a method that looks at no picture, and
+        where the frames leave no choice (there are two, or all are equal).
+
+    Raises
+    ------
+    UsageError
+        No spotter has that name.
+    ValueError
+        Fewer than two crops, or another type or shape.
+    """
     find, crops = SPOTTERS.get(method), checked(crops)
-    return inside(int(find(crops)), len(crops))
+    index, seen = find.look(crops) if isinstance(find, Spotter) else (find(crops), None)
+    return inside(int(index), len(crops)), seen
 
 
 def curve(crops: np.ndarray, method: str = DEFAULT) -> np.ndarray:

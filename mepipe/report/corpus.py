@@ -14,6 +14,7 @@ from mepipe.clipwork import Record
 from mepipe.errors import UsageError
 from mepipe.prepare import read_records
 from mepipe.progress import Progress
+from mepipe.report.clipfacts import OLDER
 from mepipe.report.counting import count_rows
 from mepipe.report.html import wheel_picture, write_page
 from mepipe.report.lengths import px
@@ -82,8 +83,9 @@ def source_of(r: Record) -> Source:
     """What to pack of a clip: nothing of a refused one, whose frames are not there."""
     if r.status == "refused":
         return Source(r.corpus, r.subject, r.clip, None, None)
-    spotter = r.apex_source.removeprefix("spotted:") if r.apex_source.startswith("spotted:") else DEFAULT
-    return Source(r.corpus, r.subject, r.clip, r.onset, r.apex, spotter)
+    spotted = r.apex_source.startswith("spotted:")
+    spotter = r.apex_source.removeprefix("spotted:") if spotted else DEFAULT
+    return Source(r.corpus, r.subject, r.clip, r.onset, r.apex, spotter, spotted)
 
 
 def ranked(records: Sequence[Record], packed: Sequence[Packed]) -> list[Row]:
@@ -134,13 +136,12 @@ def missing(rows: Sequence[Row]) -> list[str]:
     """What the page cannot show, said once for all clips of which it is true."""
     notes = Counter(note.split(":")[0] for row in rows for note in row.packed.notes)
     out = [f"{what} of {n} of {len(rows)} clips: open one for the reason" for what, n in notes.items()]
-    usable = [row for row in rows if row.record.status != "refused"]
-    without = sum("curve" not in row.packed.view for row in usable)
-    if without:
-        out.append(
-            f"no apex curve of {without} of {len(usable)} clips: it is drawn from all frames between onset and offset, "
-            "which mepipe prepare keeps with --frames all"
-        )
+    usable = [row.packed.view for row in rows if row.record.status != "refused"]
+    reasons = Counter(view["uncurved"] for view in usable if "uncurved" in view)
+    out += [f"no apex curve of {n} of {len(usable)} clips: {why}" for why, n in reasons.most_common()]
+    unseen = sum("source" not in view for view in usable)
+    if unseen:
+        out.append(f"no source frame of {unseen} of {len(usable)} clips: {OLDER}")
     return out
 
 

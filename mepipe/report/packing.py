@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mepipe.clipwork import RECORD, grey
-from mepipe.errors import DataError, UsageError
-from mepipe.faces.align import SIZE, scale_of
-from mepipe.frames import FrameFolder, decode_image, read_bytes
-from mepipe.glance import file_of
+from mepipe.clipfiles import SOURCE
+from mepipe.errors import DataError
 from mepipe.progress import Progress
+from mepipe.report.clipfacts import curve_view, image_at, place, read_facts
 from mepipe.report.colours import flow_limit, flow_picture, magnitude
 from mepipe.report.lengths import STEP, arrow_cells, magnification, nice, px
 from mepipe.settings import cores
@@ -42,7 +40,7 @@ BORDER = 8  # px along the crop's edge that count as border
 
 @dataclass(frozen=True)
 class Source:
-    """A clip to pack. curve: the spotter whose curve is drawn where all frames are there; None for no curve."""
+    """A clip to pack. curve: the spotter whose curve is drawn; None for none. spotted: whether it chose the apex."""
 
     corpus: str
     subject: str
@@ -50,6 +48,7 @@ class Source:
     onset: int | None
     apex: int | None
     curve: str | None = None
+    spotted: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -110,19 +109,32 @@ class Packer:
             for name, number in (("onset", source.onset), ("apex", source.apex)):
                 with _noted(notes, f"no {name} crop"):
                     view[name] = self._image(_crop(folder, number))
-            facts, scale = _placed(folder, notes)
-            view |= facts | (_curve(folder, source, notes) if source.curve else {})
+            facts = read_facts(folder, notes)
+            placed, scale = place(facts, notes)
+            view |= placed | self._source(folder, facts, notes)
+            view |= curve_view(folder, facts, source.onset, source.curve, source.spotted, notes) if source.curve else {}
         flow = self._flow(source, notes)
         if flow is None:
             return Packed(view, Measures(scale=scale), tuple(notes))
         return Packed(view | self._drawn(flow), measured(flow, scale), tuple(notes))
 
+    def _source(self, folder: Path, facts: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+        """The onset frame as it was, and its size; {} where prepare has kept none."""
+        if SOURCE not in facts.get("files", ()):
+            return {}
+        with _noted(notes, "no source frame"):
+            width, height = map(int, facts["size"])
+            return {"source": self._image(image_at(folder / SOURCE)), "size": [width, height]}
+        return {}
+
     def _image(self, image: np.ndarray) -> str:
-        """A crop, (H, W[, 3]) uint8 BGR, as a data URI of the packer's size."""
+        """A picture, (H, W[, 3]) uint8 BGR, as a data URI, its longer side of the packer's size."""
         import cv2
 
-        if image.shape[0] != self.side:
-            image = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_AREA)
+        height, width = image.shape[:2]
+        if max(height, width) != self.side:
+            size = tuple(max(1, round(n * self.side / max(height, width))) for n in (width, height))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         ok, data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, self.quality])
         assert ok, f"cannot encode an image of shape {image.shape}, {image.dtype}"
         return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
@@ -199,58 +211,7 @@ def _crop(folder: Path, number: int) -> np.ndarray:
     path = folder / f"{number}.png"
     if not path.is_file():
         raise DataError(f"{folder.parent.name}/{folder.name}/{path.name} is not there any more")
-    return _image_at(path)
-
-
-def _image_at(path: Path) -> np.ndarray:
-    return decode_image(read_bytes(path), path, always_colour=False)
-
-
-def _placed(folder: Path, notes: list[str]) -> tuple[dict[str, Any], float | None]:
-    """Landmarks and face box in crop px, and the transform's words, from clip.json; and its scale."""
-    try:
-        saved = json.loads((folder / RECORD).read_text("utf-8"))
-        matrix = np.array(saved["matrix"], float).reshape(2, 3)
-        points, box = saved["landmarks"], saved["record"]["box"]
-        out: dict[str, Any] = {}
-        if points is not None:
-            out["points"] = _through(matrix, np.array(points, float).reshape(-1, 2))
-        if box:
-            x, y, w, h = map(float, box)
-            out["box"] = _through(matrix, np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)]))
-        corners = np.array([(0, 0), (SIZE, 0), (SIZE, SIZE), (0, SIZE)], float) - matrix[:, 2]
-        out["place"] = np.round(corners @ np.linalg.inv(matrix[:, :2]).T, 1).tolist()
-        out["turn"] = round(float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))), 1)
-        out["scale"] = round(scale_of(matrix), 3)
-        return out, scale_of(matrix)
-    except (OSError, ValueError, KeyError, TypeError, np.linalg.LinAlgError) as e:
-        notes.append(f"no landmarks and no face box: {RECORD} cannot be read ({type(e).__name__})")
-        return {}, None
-
-
-def _through(matrix: np.ndarray, points: np.ndarray) -> list[list[float]]:
-    return np.round(points @ matrix[:, :2].T + matrix[:, 2], 1).tolist()
-
-
-def _curve(folder: Path, source: Source, notes: list[str]) -> dict[str, Any]:
-    """What the spotter saw in the stored frames, scaled to 0..1, if all of onset to offset are stored."""
-    from mepipe import apex
-
-    try:
-        frames = FrameFolder(folder)
-        numbers = [n for n in frames.numbers if source.onset is not None and n >= source.onset]
-        if len(numbers) < 4:
-            return {}
-        crops = np.stack([grey(_image_at(file_of(frames, n))) for n in numbers])
-        values = apex.curve(crops, source.curve or apex.DEFAULT)
-    except UsageError:
-        return {}  # this spotter looks at no picture
-    except (DataError, ValueError) as e:
-        notes.append(f"no apex curve: {e}")
-        return {}
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) / (high - low) if high > low else np.zeros(len(values))
-    return {"curve": {"method": source.curve, "frames": numbers, "values": np.round(scaled, 3).tolist()}}
+    return image_at(path)
 
 
 # --- many clips ------------------------------------------------------------------------------------

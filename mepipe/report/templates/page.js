@@ -202,6 +202,19 @@ const marks = (clip) => {
   return [box, points];
 };
 
+// The onset frame as it was: face box and landmarks where the detector put them, and what the crop was cut from.
+const sourceOf = (clip) => {
+  const [width, height] = clip.size;
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" }, draw("image", { href: clip.source, width, height }));
+  if (clip.place) {
+    const [[x, y], [ax, ay], , [bx, by]] = clip.place; // the crop's corners: its two sides give the way back from crop px
+    const back = [ax - x, ay - y, bx - x, by - y].map((side) => side / SIDE);
+    const outline = draw("polygon", { class: "cut", points: clip.place.map((p) => p.join(",")).join(" ") });
+    svg.append(outline, draw("g", { transform: `matrix(${back.join(" ")} ${x} ${y})` }, ...marks(clip)));
+  }
+  return panel(`source, frame ${clip.frames[0]}: face box, landmarks and the crop (dashed)`, svg);
+};
+
 const arrowsOf = (clip) => {
   const bytes = Uint8Array.from(atob(clip.arrows), (c) => c.charCodeAt(0));
   const steps = new Int8Array(bytes.buffer);
@@ -291,9 +304,15 @@ const show = (clip) => {
     facts.append(make("dt", {}, "crop"), make("dd", {}, words));
   }
   for (const note of clip.notes || []) facts.append(make("dt", {}, "note"), make("dd", {}, note));
+  const source = document.getElementById("clip-source");
+  source.replaceChildren();
+  if (clip.source) source.append(sourceOf(clip));
   const curve = document.getElementById("clip-curve");
   curve.replaceChildren();
-  if (clip.curve) curve.append(make("figcaption", {}, `apex curve of “${clip.curve.method}”, lowest to highest`), curveOf(clip));
+  if (clip.curve) {
+    const chose = clip.curve.chose ? "" : "; the apex is annotated, not chosen by it";
+    curve.append(make("figcaption", {}, `apex curve of “${clip.curve.method}”, lowest to highest${chose}`), curveOf(clip));
+  } else if (clip.uncurved) curve.append(make("figcaption", {}, `No apex curve: ${clip.uncurved}.`));
 };
 
 const openClip = (table, row) => {
