@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import add_completion_class as speak
 
 from mepipe.errors import MepipeError, UsageError
 
-SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_MEPIPE_COMPLETE"  # click makes it from the name of the program
 Names = Callable[[click.Context], Iterable[str]]
 
@@ -24,10 +24,52 @@ def script(shell: str) -> str:
     """The completion script of ``shell``, to be sourced at its start. Raises UsageError for another shell."""
     from mepipe.cli import cli
 
-    kind = get_completion_class(shell)
-    if shell not in SHELLS or kind is None:
+    if shell not in SHELLS:
         raise UsageError(f"no completion for {shell!r}", do=f"valid: {', '.join(SHELLS)}")
-    return kind(cli, {}, "mepipe", VARIABLE).source()
+    return SHELLS[shell](cli, {}, "mepipe", VARIABLE).source()
+
+
+# --- --option=value: click completes the value, but the shells take words apart at other places ----------
+
+
+class Bash(BashComplete):
+    """Bash gives ``--model=merba`` as three words, and takes back the last of them."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        words, incomplete = super().get_completion_args()
+        joins = (n for n, word in enumerate(words) if word == "=" and n and words[n - 1].startswith("--"))
+        for n in sorted(joins, reverse=True):
+            del words[n]
+        return words, incomplete
+
+
+class _Joined(ShellComplete):
+    """Shells that give ``--model=merba`` as one word, and take back the whole of it."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        items = super().get_completions(args, incomplete)
+        option, sign, _ = incomplete.partition("=")
+        if sign and option.startswith("--"):
+            for item in items:
+                if item.type == "plain":
+                    item.value = f"{option}={item.value}"
+        return items
+
+
+class Zsh(_Joined, ZshComplete):
+    """Paths are completed by zsh itself, which must be told that they begin after the ``=``."""
+
+    source_template = ZshComplete.source_template.replace("_path_files", "compset -P '--*='; _path_files")
+
+
+class Fish(_Joined, FishComplete):
+    """A path after ``=`` is not completed."""
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": Bash, "zsh": Zsh, "fish": Fish}
+
+
+# --- names -----------------------------------------------------------------------------------------
 
 
 def workspace_of(ctx: click.Context) -> Path:
@@ -132,15 +174,29 @@ OR_FILES = ("run", "runs", "names", "against")
 
 
 def attach(command: click.Command) -> None:
-    """Give the parameters of ``command``, and of all commands below it, what completes them."""
+    """Give the parameters of ``command``, and of all commands below it, what completes them; and click our shells."""
+    for kind in SHELLS.values():
+        speak(kind)
+    _attach(command)
+
+
+def _attach(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for below in command.commands.values():
-            attach(below)
+            _attach(below)
     for parameter in command.params:
         name = parameter.name or ""
         names = WHAT.get((command.name or "", name)) or WHAT.get(("", name))
-        if names and parameter.type is click.STRING:
+        if parameter.type is not click.STRING:
+            continue
+        if names:
             parameter.shell_complete = _completer(names, name in OR_FILES)  # type: ignore[assignment,method-assign]
+        elif parameter.metavar == "PATH":  # settings keep it as text
+            parameter.shell_complete = _file  # type: ignore[assignment,method-assign]
+
+
+def _file(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
 
 
 def _completer(names: Names, or_files: bool) -> Callable[[click.Context, str], list[CompletionItem]]:

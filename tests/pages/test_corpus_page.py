@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mepipe.datasets import get_corpus
 from mepipe.flow.run import flow_corpora
-from mepipe.prepare import prepare_corpus, read_records
+from mepipe.prepare import prepare_corpus, read_records, to_csv
 from mepipe.report import report_corpus
 from mepipe.report.corpus import ranked, source_of, values
 from mepipe.report.html import write_page
@@ -111,8 +113,8 @@ def test_an_opened_clip_shows_landmarks_box_curve_and_flow(opened, path, ws):
     page.click(f"{ROWS} th", nth=1)
     name = page.all(ROWS, "dataset.clip")[1].removeprefix("casme2/")
     assert page.text("#clip-title") == name
-    assert len(page.all("dialog .points circle")) == 68
-    assert len(page.all("dialog .box polygon")) == 1
+    assert len(page.all("dialog .views .points circle")) == 68
+    assert len(page.all("dialog .views .box polygon")) == 1
     assert len(page.all("dialog .views > figure > svg .arrows path")) > 10
     record = next(r for r in read_records(ws.prepared("casme2")) if f"{r.subject}/{r.clip}" == name)
     assert page.all("dialog .curve text") == [
@@ -130,10 +132,34 @@ def test_landmarks_lie_on_the_template_that_all_crops_are_aligned_to(opened, pat
 
     page = opened(path)
     page.click(f"{ROWS} th", nth=1)
-    circles = "[...document.querySelectorAll('dialog .points circle')]"
+    circles = "[...document.querySelectorAll('dialog .views .points circle')]"
     points = page.js(f"{circles}.map((c) => [+c.getAttribute('cx'), +c.getAttribute('cy')])")
     away = [((x - a) ** 2 + (y - b) ** 2) ** 0.5 for (x, y), (a, b) in zip(points[17:], mean_face()[17:], strict=True)]
     assert sorted(away)[len(away) // 2] < 8, "a face differs from the mean face by a few px, not by a wrong transform"
+
+
+def test_the_source_frame_shows_what_the_detector_took_and_where_the_crop_was_cut(opened, path, ws):
+    page = opened(path)
+    page.click(f"{ROWS} th", nth=1)
+    folder = ws.prepared("casme2") / page.text("#clip-title")
+    facts = json.loads((folder / "clip.json").read_text())
+    svg = "document.querySelector('dialog .source svg')"
+    assert page.js(f"{svg}.getAttribute('viewBox')") == f"0 0 {facts['size'][0]} {facts['size'][1]}"
+    assert page.js(f"{svg}.getBoundingClientRect().width") > 150
+    seen = page.js(
+        f"(() => {{ const m = {svg}.querySelector('g').transform.baseVal[0].matrix;"
+        f"const at = (e) => [...{svg}.querySelectorAll(e)];"
+        "const through = (p) => { const q = new DOMPoint(p[0], p[1]).matrixTransform(m); return [q.x, q.y]; };"
+        "const corners = (e) => e.getAttribute('points').split(' ').map((p) => p.split(',').map(Number));"
+        "return {points: at('circle').map((c) => through([+c.getAttribute('cx'), +c.getAttribute('cy')])),"
+        "box: corners(at('.box polygon')[0]).map(through), cut: corners(at('.cut')[0])}; })()"
+    )
+    assert np.allclose(seen["points"], facts["landmarks"], atol=0.3), "in px of the source"
+    x, y, w, h = facts["record"]["box"]
+    assert np.allclose(seen["box"], [(x, y), (x + w, y), (x + w, y + h), (x, y + h)], atol=0.3)
+    matrix = np.array(facts["matrix"])
+    cut = np.array(seen["cut"]) @ matrix[:, :2].T + matrix[:, 2]
+    assert np.allclose(cut, [(0, 0), (224, 0), (224, 224), (0, 224)], atol=0.3), "what becomes the crop"
 
 
 def test_the_keyboard_alone_finds_opens_pages_and_closes(opened, path):
@@ -214,6 +240,33 @@ def test_paper_has_the_clips_and_no_controls(opened, path, tmp_path):
     assert page.visible("form.filter") == 0
     assert page.visible(ROWS) == 9
     assert page.pdf(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_without_all_frames_a_spotted_clip_shows_its_curve_and_an_annotated_one_says_why_not(opened, ws, tmp_path):
+    bare = Workspace(tmp_path)
+    shutil.copytree(ws.root / "prepared", bare.root / "prepared")
+    folder = bare.prepared("casme2")
+    records = read_records(folder)
+    first = next(r for r in records if r.status == "ok")
+    for r in records:
+        for path in (folder / r.subject / r.clip).glob("*.png"):
+            if path.stem not in (str(r.onset), str(r.apex)):
+                path.unlink()
+    about = folder / first.subject / first.clip / "clip.json"
+    facts = json.loads(about.read_text())
+    frames = [first.onset, first.onset + 2, first.apex, first.offset]
+    facts["curve"] = {"method": "upc", "frames": frames, "values": [0, 1.5, 4, 1]}
+    about.write_text(json.dumps(facts))
+    spotted = [replace(r, apex_source="spotted:upc") if r == first else r for r in records]
+    (folder / "clips.csv").write_text(to_csv(spotted))
+    path = report_corpus(bare, "casme2")
+    page = opened(path, hash=f"#clip=casme2/{first.subject}/{first.clip}")
+    assert page.text("dialog .curve figcaption") == "apex curve of “upc”, lowest to highest"
+    assert page.all("dialog .curve text")[0] == f"apex {first.apex}"
+    assert len(page.js("document.querySelector('dialog .curve polyline').getAttribute('points')").split()) == 4
+    page.press("ArrowRight")
+    assert page.text("dialog .curve figcaption").startswith("No apex curve: the apex is annotated")
+    assert "no apex curve of 7 of 8 clips: the apex is annotated" in page.text(".warnings")
 
 
 def test_a_page_before_mepipe_flow_says_that_there_is_no_flow(opened, ws, tmp_path):
