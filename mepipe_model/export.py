@@ -29,10 +29,10 @@ from mepipe.errors import MepipeError, UsageError
 from mepipe.shards import FLOW_SHAPE
 from mepipe.workspace import Workspace, atomic_file
 from mepipe_model.data import Scale
+from mepipe_model.foldmodels import usable_folds
 from mepipe_model.models import create_model, model_info
 from mepipe_model.models.base import FlowModel
 from mepipe_model.models.lbp_top import LbpTop
-from mepipe_model.predict import usable_folds
 from mepipe_model.runs import Run, find_run
 from mepipe_model.weights import load_weights
 

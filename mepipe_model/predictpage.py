@@ -16,7 +16,7 @@ from mepipe.report.colours import flow_limit, flow_picture
 from mepipe.report.html import uri, wheel_picture
 from mepipe.report.timeline import FOOT, HEAD, render
 from mepipe.workspace import write_text
-from mepipe_model.predict import Predictions, Shown
+from mepipe_model.answers import Predictions, Shown
 
 PAGE = (
     HEAD

@@ -31,9 +31,9 @@ from mepipe.progress import Progress
 from mepipe.shards import Sample, Shards, open_shards
 from mepipe.workspace import Workspace, atomic_file, safe_name
 from mepipe_model.data import without_head_motion
+from mepipe_model.foldmodels import usable_folds
 from mepipe_model.models import model_info
 from mepipe_model.models.base import FlowModel
-from mepipe_model.predict import usable_folds
 from mepipe_model.runs import Prediction, Run, find_run
 from mepipe_model.weights import load_weights
 

@@ -18,7 +18,8 @@ from mepipe.spot.reading import open_source
 from mepipe.spot.run import Spotted, Spotting, spot
 from mepipe.spot.scoring import read_truth
 from mepipe.workspace import Workspace, digest, safe_name, write_json, write_text
-from mepipe_model.predict import Answer, Classifier
+from mepipe_model.answers import Answer
+from mepipe_model.classifier import Classifier
 
 CSV_NAME, JSON_NAME, PAGE_NAME = "intervals.csv", "intervals.json", "timeline.html"
 

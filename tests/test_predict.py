@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mepipe.errors import DataError, UsageError
 from mepipe.frames import FrameFolder
@@ -155,6 +157,23 @@ def test_each_model_is_loaded_once_for_all_clips(run, monkeypatch):
     assert len(loaded) == len(folds) == 2
     for flow, row in zip(flows, many, strict=True):
         assert np.array_equal(mean_probabilities(the_run, folds, flow), row)
+
+
+def test_head_motion_is_removed_once_from_each_clip_whatever_the_number_of_folds(run, monkeypatch):
+    import mepipe_model.data as data
+
+    ws, name = run
+    the_run, removed, real = find_run(ws, name), [], data.without_head_motion
+    monkeypatch.setattr(data, "without_head_motion", lambda x: removed.append(x) or real(x))
+    keeping = replace(the_run.settings, head_motion="keep")
+    flows = list(np.random.default_rng(1).normal(0.5, 0.3, (2, 3, 224, 224)).astype(np.float32))
+    still = [real(torch.from_numpy(flow)[None])[0].numpy() for flow in flows]
+    monkeypatch.setattr(type(the_run), "settings", replace(keeping, head_motion="remove"))
+    moving = mean_probabilities_of(the_run, usable_folds(the_run, None), flows)
+    assert len(removed) == len(flows)
+    monkeypatch.setattr(type(the_run), "settings", keeping)
+    assert np.array_equal(moving, mean_probabilities_of(the_run, usable_folds(the_run, None), still))
+    assert not np.array_equal(moving, mean_probabilities_of(the_run, usable_folds(the_run, None), flows))
 
 
 @pytest.mark.parametrize(
