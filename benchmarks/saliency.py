@@ -36,9 +36,13 @@ from mepipe_model.train import train_run
 
 CORPUS = "casme2"
 MODELS: dict[str, tuple[TrainConfig, str]] = {  # row -> how it is trained, how it is explained
-    "merba_tiny, kfold 2": (TrainConfig(data=(CORPUS,), model="merba_tiny", protocol="kfold", k=2), "integrated"),
-    "ststnet, loso, 30 epochs": (TrainConfig(data=(CORPUS,), model="ststnet", epochs=30), "gradient"),
-}
+    f"merba_tiny, kfold {k}, seed {seed}": (
+        TrainConfig(data=(CORPUS,), model="merba_tiny", protocol="kfold", k=k, seed=seed),
+        "integrated",
+    )
+    for k in (4, 2)
+    for seed in (0, 1)
+} | {"ststnet, loso, 30 epochs": (TrainConfig(data=(CORPUS,), model="ststnet", epochs=30), "gradient")}
 Truth = dict[tuple[str, str], np.ndarray]  # (subject, clip) -> (regions,) mean true motion in px
 
 

@@ -14,7 +14,7 @@ from mepipe.errors import UsageError
 from mepipe.report.canvas import jpeg
 from mepipe.report.colours import flow_limit, flow_picture
 from mepipe.report.html import uri, wheel_picture
-from mepipe.report.timeline import FOOT, HEAD, render
+from mepipe.report.timeline import FOOT, HEAD, chances, render
 from mepipe.workspace import write_text
 from mepipe_model.answers import Predictions, Shown
 
@@ -26,12 +26,13 @@ PAGE = (
 the mean of {{ models }} models.</p>
 {% for warning in warnings %}<p class="warning">{{ warning }}</p>
 {% endfor %}
-{% if answers %}<p class="note"><img src="{{ wheel.light }}" alt="{{ wheel.alt }}"> Flow from onset to apex: the
-direction is the colour, full colour is the length given under each.</p>
+{% if answers %}
+<p class="note wheel"><img src="{{ wheel.light }}" alt="{{ wheel.alt }}"><span>Flow from onset to
+apex in px of the 224 × 224 crop. The direction is the colour; full colour is the length under each picture.</span></p>
 <div class="wide"><table><thead><tr><th>input</th><th>class</th><th>onset</th><th>apex</th><th>flow</th>
 <th class="n">largest motion</th><th>how</th></tr></thead><tbody>
-{% for a in answers %}<tr><td>{{ a.name }}</td>
-<td><strong>{{ a.prediction }}</strong><br><span class="note">{{ a.chances }}</span></td>
+{% for a in answers %}<tr><td class="name">{{ a.name }}</td>
+<td><strong>{{ a.prediction }}</strong>{{ a.chances }}</td>
 <td><img src="{{ a.first }}" alt="onset" loading="lazy"><br><span class="note">{{ a.onset }}</span></td>
 <td><img src="{{ a.top }}" alt="apex" loading="lazy"><br><span class="note">{{ a.apex }}, {{ a.source }}</span></td>
 <td><img src="{{ a.flow }}" alt="flow in colours" loading="lazy"><br><span class="note">{{ a.limit }} px</span></td>
@@ -41,7 +42,7 @@ direction is the colour, full colour is the length given under each.</p>
 {% endif %}
 {% if refused %}<h2>Refused</h2>
 <div class="wide"><table><thead><tr><th>input</th><th>reason</th></tr></thead><tbody>
-{% for r in refused %}<tr><td>{{ r.name }}</td><td class="false">{{ r.reason }}</td></tr>
+{% for r in refused %}<tr><td class="name">{{ r.name }}</td><td class="false name">{{ r.reason }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}
 </main>
@@ -73,13 +74,13 @@ def _common_warnings(result: Predictions) -> list[str]:
 
 def _row(shown: Shown, common: list[str]) -> dict[str, Any]:
     a, limit = shown.answer, flow_limit(shown.flow)
-    ranked = sorted(a.probabilities.items(), key=lambda item: -item[1])
     colours = flow_picture(shown.flow, limit)[..., ::-1]  # RGB to BGR, as the encoder takes it
     return {
-        "name": a.clip, "prediction": a.prediction, "chances": ", ".join(f"{name} {p:.0%}" for name, p in ranked),
+        "name": a.clip, "prediction": a.prediction, "chances": chances(a),
         "first": uri(jpeg(shown.onset), "jpeg"), "top": uri(jpeg(shown.apex), "jpeg"),
         "flow": uri(jpeg(colours.copy()), "jpeg"), "limit": f"{limit:.2f}", "motion": f"{a.largest_motion:.2f}",
-        "onset": a.onset, "apex": a.apex, "source": a.apex_source, "how": f"{a.reader}; crop by {a.align}",
+        "onset": a.onset, "apex": a.apex, "source": a.apex_source.replace("spotted:", "spotted by "),
+        "how": f"{a.reader}; crop by {a.align}",
         "warnings": [w for w in a.warnings if w not in common],
     }  # fmt: skip
 

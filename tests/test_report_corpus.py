@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_report import crop, smooth_flow
 
+from mepipe.clipfiles import write_source
 from mepipe.clipwork import Record
 from mepipe.errors import UsageError
 from mepipe.faces.align import mean_face
@@ -91,7 +92,70 @@ def test_the_curve_is_the_spotters_own_over_all_frames(ws):
 
 
 def test_a_spotter_without_a_curve_gives_none(ws):
-    assert "curve" not in pack_clips(ws, sources(curve="midpoint"))[0].view
+    view = pack_clips(ws, sources(curve="midpoint", spotted=True))[0].view
+    assert "curve" not in view
+    assert "midpoint" in view["uncurved"]
+
+
+def keep_two_frames(ws, clip: str, **facts) -> None:
+    """As ``prepare --frames onset-apex`` leaves a clip; ``facts`` go into its clip.json."""
+    folder = ws.prepared("samm") / "006" / clip
+    for frame in set(range(1, 10)) - {1, 4}:
+        (folder / f"{frame}.png").unlink()
+    write_json(folder / "clip.json", json.loads((folder / "clip.json").read_text()) | facts)
+
+
+def test_the_curve_that_prepare_kept_is_drawn_without_the_frames(ws):
+    keep_two_frames(ws, "c0", curve={"method": "upc", "frames": [1, 3, 4, 9], "values": [1.0, 2.0, 5.0, 3.0]})
+    curve = pack_clips(ws, sources(curve="upc", spotted=True))[0].view["curve"]
+    assert curve == {"method": "upc", "frames": [1, 3, 4, 9], "values": [0.0, 0.25, 1.0, 0.5], "chose": True}
+
+
+@pytest.mark.parametrize(
+    ("facts", "source", "why"),
+    [
+        ({}, {"spotted": False}, "the apex is annotated"),
+        ({}, {"spotted": True}, "by a mepipe that kept none"),
+        ({"curve": None}, {"spotted": True}, "had no choice"),
+    ],
+)
+def test_why_there_is_no_curve_is_said(ws, facts, source, why):
+    keep_two_frames(ws, "c0", **facts)
+    view = pack_clips(ws, sources(**source))[0].view
+    assert "curve" not in view
+    assert why in view["uncurved"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "what"),
+    [
+        ({"curve": {"method": "upc", "frames": [1, 2], "values": [1.0]}}, "no apex curve"),
+        ({"curve": [1]}, "no apex curve"),
+        ({"files": ["source.jpg"]}, "no source frame"),
+        ({"files": ["source.jpg"], "size": "large"}, "no source frame"),
+        ({"files": 3}, "no source frame"),
+    ],
+)
+def test_facts_that_cannot_be_are_a_note(ws, facts, what):
+    keep_two_frames(ws, "c0", **facts)
+    packed = pack_clips(ws, sources(curve="upc", spotted=True))[0]
+    assert [n.split(":")[0] for n in packed.notes] == [what]
+    assert {"onset", "apex", "flow"} <= packed.view.keys()
+
+
+def test_the_source_frame_keeps_its_shape_and_its_size_in_px(ws):
+    folder = ws.prepared("samm") / "006" / "c0"
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    image = cv2.resize(image, (960, 650), interpolation=cv2.INTER_CUBIC)
+    name = write_source(folder, image)
+    keep_two_frames(ws, "c0", files=[name], size=[960, 650])
+    view = pack_clips(ws, sources(curve=None))[0].view
+    assert view["size"] == [960, 650]
+    small = picture(view["source"])
+    assert small.shape[1] == SIDES[0][0]
+    assert small.shape[0] / small.shape[1] == pytest.approx(650 / 960, rel=0.01)
+    expected = cv2.resize(image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - expected).mean() < 8
 
 
 def test_what_is_gone_is_a_note_and_never_an_error(ws):

@@ -20,7 +20,7 @@ FEWEST = 4  # stored frames: of onset and apex alone, or with a neighbour each, 
 
 # Why there is no curve, as the page says it
 ANNOTATED = (
-    "the apex is annotated, so that no spotter has looked; mepipe prepare --frames all keeps the frames to draw one of"
+    "the apex is annotated, so no spotter has looked; with mepipe prepare --frames all the default spotter's is drawn"
 )
 OLDER = "it was prepared by a mepipe that kept none; mepipe prepare --force makes it anew"
 NO_CHOICE = "the spotter had no choice: two frames, or nothing moves"
@@ -77,8 +77,8 @@ def curve_view(
     The one that the apex was read off is in clip.json; where it is not, it is computed of the stored frames, if all
     are.  spotted: whether ``method`` has chosen the apex.
     """
-    saved = facts.get("curve") or {}
     try:
+        saved = facts.get("curve") or {}
         if spotted and saved.get("method") == method:
             return {"curve": _scaled(method, saved["frames"], np.array(saved["values"], float), chose=True)}
         frames = FrameFolder(folder)
@@ -89,7 +89,7 @@ def curve_view(
         return {"curve": _scaled(method, numbers, apex.curve(crops, method), chose=spotted)}
     except UsageError as e:
         return {"uncurved": e.what}  # this spotter looks at no picture
-    except (DataError, ValueError, KeyError, TypeError) as e:
+    except (DataError, ValueError, KeyError, TypeError, AttributeError) as e:
         notes.append(f"no apex curve: {e}")
         return {}
 

@@ -120,12 +120,14 @@ class Packer:
 
     def _source(self, folder: Path, facts: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         """The onset frame as it was, and its size; {} where prepare has kept none."""
-        if SOURCE not in facts.get("files", ()):
-            return {}
-        with _noted(notes, "no source frame"):
+        try:
+            if SOURCE not in facts.get("files", ()):
+                return {}
             width, height = map(int, facts["size"])
             return {"source": self._image(image_at(folder / SOURCE)), "size": [width, height]}
-        return {}
+        except (DataError, KeyError, TypeError, ValueError) as e:
+            notes.append(f"no source frame: {e}")
+            return {}
 
     def _image(self, image: np.ndarray) -> str:
         """A picture, (H, W[, 3]) uint8 BGR, as a data URI, its longer side of the packer's size."""

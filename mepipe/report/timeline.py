@@ -38,9 +38,9 @@ class Answered(Protocol):
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1f2430; --faint: #6b7280; --line: #d7dce5;
-        --micro: #2457c5; --blink: #8a6d1b; --held: #8b8f98; --true: #1a7f4b; --wrong: #b3461f; }
+        --micro: #2457c5; --bar: #d6e2fb; --blink: #8a6d1b; --held: #8b8f98; --true: #1a7f4b; --wrong: #b3461f; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14171f; --ink: #e4e7ee; --faint: #9aa2b1; --line: #323846;
-        --micro: #86aaff; --blink: #e0bd5c; --held: #7d8594; --true: #6fd39d; --wrong: #ff9a6b; } }
+        --micro: #86aaff; --bar: #2a3a63; --blink: #e0bd5c; --held: #7d8594; --true: #6fd39d; --wrong: #ff9a6b; } }
 body { margin: 2rem auto; max-width: 1180px; padding: 0 1rem; background: var(--ground); color: var(--ink);
        font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -54,11 +54,18 @@ svg a:focus rect, svg a:hover rect { stroke: var(--ink); stroke-width: 2; }
 table { border-collapse: collapse; width: 100%; } caption { text-align: left; color: var(--faint); }
 .wide { overflow-x: auto; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; }
+td.name { overflow-wrap: anywhere; min-width: 8rem; }
+.chance { display: flex; justify-content: space-between; gap: .6rem; min-width: 8rem; margin: 1px 0; padding: 0 .4rem;
+          border-radius: 3px; font-size: .85rem; white-space: nowrap;
+          background: linear-gradient(90deg, var(--bar) var(--part), transparent 0); }
 tr:target { outline: 2px solid var(--micro); outline-offset: -2px; }
 img { width: 112px; height: 112px; border-radius: 4px; vertical-align: middle; }
 .found { color: var(--true); } .missed, .false { color: var(--wrong); }
-@media print { body { margin: 0; max-width: none; } tr, svg { break-inside: avoid; } details { display: block; } }
+.wheel { display: flex; gap: .8rem; align-items: center; } .wheel img { flex: none; }
+@media print { body { margin: 0; max-width: none; font-size: 11px; } tr, svg { break-inside: avoid; }
+  svg { min-width: 0; } img { width: 64px; height: 64px; } th, td { padding: .2rem .35rem; }
+  .strip, .wide { overflow: visible; } .chance { min-width: 6rem; font-size: 10px; print-color-adjust: exact; } }
 """
 
 HEAD = """<!doctype html>
@@ -81,7 +88,7 @@ PAGE = (
 {% endif %}
 <h2>Timeline</h2>
 <p class="note">The curve is how much the strongest fifth of the face moves and comes back, over its noise; the dashed
-line is the threshold. Bars lead to their rows below.</p>
+line is the threshold, the scale logarithmic. Bars lead to their rows below.</p>
 {% for strip in strips %}<div class="strip">{{ strip }}</div>
 {% endfor %}
 <h2>Micro-expressions</h2>
@@ -93,7 +100,7 @@ line is the threshold. Bars lead to their rows below.</p>
 {% for r in rows %}<tr id="i{{ r.number }}"><td class="n">{{ r.number }}</td><td class="n">{{ r.at }}</td>
 <td class="n">{{ r.onset }}</td><td class="n">{{ r.apex }}</td><td class="n">{{ r.offset }}</td>
 <td class="n">{{ r.lasts }}</td><td>{{ r.part }}</td><td class="n">{{ r.score }}</td>
-{% if classes %}<td><strong>{{ r.prediction }}</strong><br><span class="note">{{ r.chances }}</span></td>{% endif %}
+{% if classes %}<td><strong>{{ r.prediction }}</strong>{{ r.chances }}</td>{% endif %}
 {% if score %}<td class="{{ r.truth }}">{{ r.truth }}</td>{% endif %}
 <td>{% for p in r.pictures %}<img src="{{ p }}" alt="{{ loop.cycle('onset', 'apex') }} of number {{ r.number }}"
 loading="lazy"> {% endfor %}</td></tr>
@@ -107,7 +114,7 @@ loading="lazy"> {% endfor %}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}
 <h2>Held back</h2>
-<details><summary>{{ counted }} held back, and why</summary>
+{% if held %}<details><summary>{{ counted }} held back, and why</summary>
 <div class="wide"><table><thead><tr><th class="n">at</th><th class="n">onset</th><th class="n">apex</th>
 <th class="n">offset</th><th>why</th><th>where</th><th class="n">score</th></tr></thead><tbody>
 {% for r in held %}<tr><td class="n">{{ r.at }}</td><td class="n">{{ r.onset }}</td><td class="n">{{ r.apex }}</td>
@@ -115,6 +122,8 @@ loading="lazy"> {% endfor %}</td></tr>
 {% endfor %}</tbody></table></div></details>
 <p class="note">step: it does not come back within reach; head: it went along with the head; blink: no more than the
 rest of one; too long, too short: outside {{ shortest }} to {{ longest }} s.</p>
+{% else %}<p>Nothing was.</p>
+{% endif %}
 </main>
 """
     + FOOT
@@ -167,15 +176,23 @@ def _facts(one: Any, fps: float) -> dict[str, Any]:
 
 def _row(s: Spotting, i: int, answers: Sequence[Answered | None], true_of: dict[int, int]) -> dict[str, Any]:
     answer = answers[i] if answers else None
-    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1]) if answer else []
     return {
         "number": i + 1,
         **_facts(s.intervals[i], s.fps),
         "prediction": answer.prediction if answer else "",
-        "chances": ", ".join(f"{name} {p:.0%}" for name, p in ranked),
+        "chances": chances(answer) if answer else "",
         "truth": "found" if i in true_of else "false",
         "pictures": [uri(jpeg(picture), "jpeg") for picture in s.intervals[i].thumbnails],
     }
+
+
+CHANCE = Markup('<span class="chance" style="--part: {:.0f}%"><span>{}</span> <span>{:.0f} %</span></span>')
+
+
+def chances(answer: Answered) -> Markup:
+    """The probabilities of the classes, the likeliest first, as bars; names are escaped."""
+    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    return Markup("").join(CHANCE.format(100 * p, name, 100 * p) for name, p in ranked)
 
 
 # --- strips ------------------------------------------------------------------------------------------

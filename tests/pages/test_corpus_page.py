@@ -145,7 +145,8 @@ def test_the_source_frame_shows_what_the_detector_took_and_where_the_crop_was_cu
     facts = json.loads((folder / "clip.json").read_text())
     svg = "document.querySelector('dialog .source svg')"
     assert page.js(f"{svg}.getAttribute('viewBox')") == f"0 0 {facts['size'][0]} {facts['size'][1]}"
-    assert page.js(f"{svg}.getBoundingClientRect().width") > 150
+    for part in ("image", ".box polygon", ".cut", "circle"):
+        assert page.js(f"{svg}.querySelector('{part}').getBoundingClientRect().width") > 1, f"{part} is not shown"
     seen = page.js(
         f"(() => {{ const m = {svg}.querySelector('g').transform.baseVal[0].matrix;"
         f"const at = (e) => [...{svg}.querySelectorAll(e)];"
