@@ -188,6 +188,15 @@ def test_a_missing_apex_is_spotted_near_the_true_one(own_raw, tmp_path):
         assert r["apex_source"] == "spotted:residual"
         assert "apex cell holds '/'" in r["reason"]
         assert row[3] < int(r["apex"]) <= row[5]
+        clip = tmp_path / "w/prepared/casme2" / f.parent.name / f.name
+        curve = json.loads((clip / "clip.json").read_text())["curve"]
+        assert (curve["method"], curve["frames"][0], curve["frames"][-1]) == (
+            "residual",
+            int(r["onset"]),
+            int(r["offset"]),
+        )
+        assert curve["frames"][1 + int(np.argmax(curve["values"][1:]))] == int(r["apex"])
+        assert (clip / "source.jpg").stat().st_size < 40_000
         errors.append(abs(int(r["apex"]) - row[4]))
         midpoint.append(abs((row[3] + row[5]) // 2 - row[4]))
     assert np.mean(errors) < 2
