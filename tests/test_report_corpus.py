@@ -145,7 +145,7 @@ def test_facts_that_cannot_be_are_a_note(ws, facts, what):
 
 def test_the_source_frame_keeps_its_shape_and_its_size_in_px(ws):
     folder = ws.prepared("samm") / "006" / "c0"
-    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)  # soft, as photographs are
     image = cv2.resize(image, (960, 650), interpolation=cv2.INTER_CUBIC)
     name = write_source(folder, image)
     keep_two_frames(ws, "c0", files=[name], size=[960, 650])
