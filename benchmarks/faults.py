@@ -6,7 +6,7 @@ This is `make faults`.  It runs the tests of tests/faults with their long ones (
 random moments), a corpus of `--clips` small clips through prepare and flow with an eye on memory and file handles, and
 the fuzzing of benchmarks/fuzz.py with `--inputs` mutated inputs for each parser.  One table: kind of fault, times
 tried, survived, lost (something was wrong afterwards), seconds.  0 clips or inputs leave that part out; `--only` takes
-a word of a test's name or file.
+a word of a test's name or file.  What is left out keeps the row it has in `--out`.
 
 A clip of the long run has frames of 64 x 64 px and a given face box, its flow one cheap iteration: what may grow is
 what is kept of each clip.  MB is the resident memory of the command and its workers together, handles their open files.
@@ -217,7 +217,12 @@ def main() -> None:
     show(rows)
     for line in skipped:
         print(f"skipped: {line}")
-    report = {"machine": machine(), "faults": {kind: asdict(row) for kind, row in rows.items()}, "long_runs": long_runs}
+    before = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    report = {
+        "machine": machine(),
+        "faults": {**before.get("faults", {}), **{kind: asdict(row) for kind, row in rows.items()}},
+        "long_runs": {**before.get("long_runs", {}), **long_runs},
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     if any(row.lost for row in rows.values()):

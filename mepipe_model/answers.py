@@ -35,7 +35,8 @@ class Answer:
         out += [f"  {name:10} {p:6.1%}" for name, p in ranked]
         out.append(f"  onset {self.onset}, apex {self.apex} ({self.apex_source}), crop by {self.align}, "
                    f"largest motion {self.largest_motion:.2f} px at 224x224")  # fmt: skip
-        out.append(f"  mean of {len(self.folds)} models of {self.run}; read by {self.reader}")
+        models = "one model" if len(self.folds) == 1 else f"mean of {len(self.folds)} models"
+        out.append(f"  {models} of {self.run}; read by {self.reader}")
         out += [f"  warning: {w}" for w in self.warnings]
         return out + ([f"  picture {self.picture}"] if self.picture else [])
 

@@ -23,7 +23,7 @@ PAGE = (
     + """<main>
 <h1>{{ title }}</h1>
 <p class="facts">{{ answers | length }} classified, {{ refused | length }} refused; classes {{ classes | join(', ') }};
-the mean of {{ models }} models.</p>
+{{ 'one model' if models == 1 else 'the mean of %d models' % models }}.</p>
 {% for warning in warnings %}<p class="warning">{{ warning }}</p>
 {% endfor %}
 {% if answers %}

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from tiny import CASME2, sheet
 
-from mepipe.shards import open_shards
+from mepipe.shards import list_shards, open_shards
 from mepipe.workspace import TEMP_MARK
 
 MEPIPE = (sys.executable, "-m", "mepipe")
@@ -177,7 +177,7 @@ def crops(ws: Path) -> dict[str, Any]:
 
 def samples(ws: Path) -> dict[str, Any]:
     """Every sample of every shard by name: all that is known of it, and the CRC-32 of its flow, read anew."""
-    if not list((ws / "flow").glob("*.h5")):
+    if not list_shards(ws / "flow"):  # a file that was being written carries a name of its own until it is whole
         return {}
     shards = open_shards(ws / "flow")
     found = {str(s): (s, zlib.crc32(shards.flow(i))) for i, s in enumerate(shards.samples)}
