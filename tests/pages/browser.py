@@ -239,5 +239,11 @@ class Page:
                                                     paperHeight=11.69)["data"]))  # fmt: skip
         return path
 
+    def cut_off(self) -> list[str]:
+        """The tables of which A4 would lose a part on the right: less Chromium's margins it is 718 px wide."""
+        self.size(718, 1000)
+        wide = "(e) => e.getClientRects().length && e.scrollWidth > e.clientWidth + 1"
+        return self.js(f"[...document.querySelectorAll('.table')].filter({wide}).map((e) => e.textContent.trim())")
+
     def close(self) -> None:
         self.browser.call("Target.closeTarget", targetId=self.target)

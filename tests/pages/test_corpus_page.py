@@ -241,6 +241,7 @@ def test_paper_has_the_clips_and_no_controls(opened, path, tmp_path):
     assert page.visible("form.filter") == 0
     assert page.visible(ROWS) == 9
     assert page.pdf(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    assert not page.cut_off()
 
 
 def test_without_all_frames_a_spotted_clip_shows_its_curve_and_an_annotated_one_says_why_not(opened, ws, tmp_path):

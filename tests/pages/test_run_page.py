@@ -156,3 +156,10 @@ def test_no_section_overlaps_the_next_on_paper(opened, path, pair):
         for (_, bottom, last_row), (top, _, _) in pairwise(edges):
             assert bottom <= top
             assert last_row <= top, "a table that scrolls on the screen is whole on paper"
+
+
+def test_paper_loses_no_column(opened, path, pair, run):
+    for each in (path, pair, report_table(run.ws, "table5")):
+        page = opened(each)
+        page.media(print=True)
+        assert not page.cut_off(), each.name
