@@ -59,7 +59,7 @@ class Classifier:
         if self.run.config["data"].get("flow", {}).get("normalised"):
             raise DataError(f"{self.run.name} was trained on imported, normalised arrays; a clip's flow is in px")
         self.folds, self._fold = usable_folds(self.run, fold), fold
-        self._sequence = model_info(self.run.settings.model).takes == "frames"
+        self._sequence = model_info(self.run.settings.model).native == "frames"
         average = averaged(self.run)
         mode = "all" if self._sequence or average > 1 else "around" if average else "onset-apex"
         self._config = PrepareConfig(landmarks=landmarks, frames=mode)

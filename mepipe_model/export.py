@@ -141,7 +141,7 @@ def export_run(ws: Workspace, run: str, format: str, fold: str | None = None, ou
 def check_exportable(run: Run, format: str) -> None:
     """Raises UsageError for a model without a graph, MepipeError for a missing package."""
     name = run.settings.model
-    if format != "safetensors" and model_info(name).takes == "frames":
+    if format != "safetensors" and model_info(name).native == "frames":
         what = f"--format {format}: {name} counts patterns in clips of any length, which is no graph"
         raise UsageError(what, do="use --format safetensors, which holds the SVM")
     missing = [p for p in ("onnx", "onnxruntime") if format == "onnx" and find_spec(p) is None]

@@ -56,7 +56,7 @@ def check_inputs(ws: Workspace, model: str, samples: Sequence[Sample], content: 
     if content.normalised and info.normalised == "refused":
         do = "compute flow with mepipe flow"
         raise DataError(f"{model} needs the flow's direction, and these arrays ({content}) have lost its zero", do=do)
-    if info.takes == "frames":
+    if info.native == "frames":
         from mepipe_model.sequences import check_sequences
 
         check_sequences(ws, samples)

@@ -67,7 +67,7 @@ class Bench:
         """Where ``model``'s batches come from; all folds of a run prepare alike, so the first one's serves all."""
         if not isinstance(model, PreparingModel):
             return self.store
-        if self._prepared is None and model_info(self.config.model).takes == "frames":
+        if self._prepared is None and model_info(self.config.model).native == "frames":
             self._prepared = SequenceStore(self.workspace, self.data.samples, model.prepare, self.device)
         elif self._prepared is None:
             self._prepared = PreparedStore(self.store, model.prepare)

@@ -83,7 +83,7 @@ def settled_head_motion(config: TrainConfig, content: Content) -> str:
     """``--head-motion`` without auto. Raises UsageError where it is to be removed and the input is no flow in px."""
     from mepipe_model.models import model_info
 
-    in_px = not content.normalised and model_info(config.model).takes != "frames"
+    in_px = not content.normalised and model_info(config.model).flow is not None
     if config.head_motion == "remove" and not in_px:
         what = "normalised arrays" if content.normalised else f"the frames that {config.model} reads"
         raise UsageError(f"--head-motion remove needs flow in px, not {what}", do="use --head-motion keep")

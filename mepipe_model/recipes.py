@@ -91,7 +91,7 @@ def prepares_input(model: str) -> bool:
     """Whether the model makes its input itself, so that the trainer leaves the flow as it is."""
     from mepipe_model.models import model_info
 
-    return model_info(model).takes != "scaled"
+    return model_info(model).flow != "scaled"
 
 
 def scaling(config: TrainConfig) -> str:
@@ -139,7 +139,7 @@ def input_options(model: str, content: Content) -> dict[str, Any]:
     """Options that tell a model which prepares its own input what the shards hold."""
     from mepipe_model.models import model_info
 
-    return {"third": content.channels[2]} if model_info(model).takes == "px" else {}
+    return {"third": content.channels[2]} if model_info(model).flow == "px" else {}
 
 
 def model_options(config: TrainConfig) -> dict[str, Any]:

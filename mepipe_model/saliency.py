@@ -228,7 +228,7 @@ def explain_run(
         There are no weights or no shards.
     """
     the_run = find_run(ws, run)
-    if model_info(the_run.settings.model).takes == "frames":
+    if model_info(the_run.settings.model).native == "frames":
         raise UsageError(f"{the_run.settings.model} reads frames, not flow: there is no flow to explain")
     folds = usable_folds(the_run, None)
     rows = [r for r in the_run.predictions() if r.fold in folds]

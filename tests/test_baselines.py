@@ -217,7 +217,7 @@ def test_a_model_that_takes_px_is_told_what_it_gets_and_is_never_given_scaled_fl
         with pytest.raises(UsageError, match=f"{name} prepares its own input from flow in px"):
             resolved(TrainConfig(model=name, scale="standard"))
     assert input_options("merba", PX) == {}
-    assert [n for n in list_models() if model_info(n).takes == "px"] == [*BASELINES, "bi_woof"]
+    assert [n for n in list_models() if model_info(n).flow == "px"] == [*BASELINES, "bi_woof"]
 
 
 def test_a_baseline_trains_on_flow_in_px_and_its_weights_predict(own):

@@ -32,7 +32,7 @@ def trap(monkeypatch):
             plan["does"](model)
         return model
 
-    info = ModelInfo("trap", "", "", "", "reconstruction", "", 1683, takes="px")
+    info = ModelInfo("trap", "", "", "", "reconstruction", "", 1683, takes=("px",))
     monkeypatch.setitem(registry._MODELS._things, "trap", (info, build))
 
     def set_(fold, does):

@@ -136,13 +136,13 @@ def test_every_model_is_saved_and_loaded_as_it_was(name, tmp_path):
 @pytest.mark.parametrize("format", list(FORMATS))
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_is_exported_and_computes_the_same(name, format, tmp_path):
-    if format != "safetensors" and model_info(name).takes == "frames":
+    if format != "safetensors" and model_info(name).native == "frames":
         pytest.skip("no graph: test_export.py has its error line")
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model = create_model(name, num_classes=5, **SMALL.get(name, {})).eval()
-    scale = Scale.none() if model_info(name).takes != "scaled" else Scale((0.5, -1.0, 2.0), (3.0, 1.0, 0.25))
+    scale = Scale.none() if model_info(name).flow != "scaled" else Scale((0.5, -1.0, 2.0), (3.0, 1.0, 0.25))
     about = {"model": model.config, "scale": {"mean": scale.mean, "std": scale.std}}
     original = Graph(model, scale).eval()
     with torch.no_grad():

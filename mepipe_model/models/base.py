@@ -14,9 +14,16 @@ STATE_NAMES = ("A_log",)
 
 
 class FlowModel(nn.Module):
-    """Maps (B, 3, H, W) float32 to raw logits (B, K'); ``head`` turns those into loss and labels."""
+    """Maps a batch to raw logits (B, K'); ``head`` turns those into loss and labels.
+
+    The batch is flow (B, 3, H, W) float32, or what else the registry's ``takes`` names: an image (B, 3, H, W), a
+    sequence (B, T, 3, H, W).  A model whose facts say ``landmarks="taken"`` has forward(x, landmarks=None), with
+    (B, 68, 2) float32 in px of the crop, NaN where they are not known; ``wants_landmarks`` says whether the options it
+    was built with make use of them.
+    """
 
     head: Head
+    wants_landmarks = False
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()

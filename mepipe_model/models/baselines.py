@@ -64,7 +64,7 @@ class HtnetConfig(MapsConfig):
         "others UF1 0.7127 after the last epoch, 0.7740 with the epoch chosen on the test subject"
     ),
     params=1_683,
-    takes="px",
+    takes=("px",),
 )
 def ststnet(name: str, options: dict[str, Any]) -> Ststnet:
     config = resolve(MapsConfig, name, {}, options)
@@ -84,7 +84,7 @@ def ststnet(name: str, options: dict[str, Any]) -> Ststnet:
         "on the test subject"
     ),
     params=2_664_475,
-    takes="px",
+    takes=("px",),
 )
 def off_apexnet(name: str, options: dict[str, Any]) -> OffApexNet:
     config = resolve(MapsConfig, name, {}, options)
@@ -104,7 +104,7 @@ def off_apexnet(name: str, options: dict[str, Any]) -> OffApexNet:
         "UF1 0.6484 to 0.6552"
     ),
     params=139_582_982,
-    takes="px",
+    takes=("px",),
 )
 def htnet(name: str, options: dict[str, Any]) -> Htnet:
     config = resolve(HtnetConfig, name, {}, options)

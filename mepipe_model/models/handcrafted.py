@@ -75,7 +75,7 @@ class LbpTopConfig(SvmConfig):
         "not in the public code"
     ),
     params=3 * (200 + 1),
-    takes="px",
+    takes=("px",),
     trained_by="fit",
     normalised="refused",
 )
@@ -94,7 +94,7 @@ def bi_woof(name: str, options: dict[str, Any]) -> BiWoof:
     fidelity="reconstruction",
     published="3DB LOSO UF1 0.5882, UAR 0.5785, the MEGC2019 baseline; its settings are not verified",
     params=3 * (math.prod((3, 5, 5, 59)) + 1),
-    takes="frames",
+    takes=("frames",),
     trained_by="fit",
 )
 def lbp_top(name: str, options: dict[str, Any]) -> LbpTop:

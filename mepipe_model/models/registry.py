@@ -19,6 +19,15 @@ FAMILIES = ("merba", "mambavision", "baselines", "handcrafted")
 
 Builder = Callable[..., "FlowModel"]
 
+# What a model can be given, B samples at a time:
+#   scaled    (B, 3, H, W) float32 flow (u, v, magnitude), scaled by the trainer
+#   px        the same in px: the model prepares its own input (base.PreparingModel)
+#   frames    (T, H, W) uint8 grey, the aligned frames of one clip
+#   image     (B, 3, H, W) float32 RGB in 0..1, an aligned face, scaled by the trainer (data.Scale) and not by the model
+#   sequence  (B, T, 3, H, W) float32 RGB in 0..1, T aligned frames in their order, scaled by the trainer
+Takes = Literal["scaled", "px", "frames", "image", "sequence"]
+FLOW: tuple[Takes, ...] = ("scaled", "px")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -27,9 +36,11 @@ class ModelInfo:
     fidelity: "paper" written from a paper's text, "code" checked against the authors' code,
     "reconstruction" where essential details are ours.  params: trainable parameters as built by
     ``create_model(name)``.  published: scores the source reports, and what to know about them.
-    takes: "scaled" flow is scaled by the trainer; of a model that takes it in "px" the trainer leaves it as it is,
-    since the model prepares its own input (PreparingModel), and says by the option ``third`` whether the third
-    channel is the magnitude or the strain; "frames" are the aligned frames of a clip, (T, H, W) grey.
+    takes: what the model can read, what it was made for first (Takes).  Of flow in "px" the trainer says by the option
+    ``third`` whether the third channel is the magnitude or the strain.
+    shape: of one sample as the source has it, (3, H, W) or (T, 3, H, W); other sizes are taken too.
+    landmarks: "taken" as a second argument, (B, 68, 2) float32 (x, y) in px of the crop, or None; a sample whose points
+    are not known has NaN.
     trained_by: "epochs" of gradient steps, or "fit" at once (svm.FittedModel).  normalised: whether the model can
     take arrays that someone else scaled and that have lost their zero.
     """
@@ -41,9 +52,21 @@ class ModelInfo:
     fidelity: Literal["paper", "code", "reconstruction"]
     published: str
     params: int
-    takes: Literal["scaled", "px", "frames"] = "scaled"
+    takes: tuple[Takes, ...] = ("scaled",)
+    shape: tuple[int, ...] = (3, 224, 224)
+    landmarks: Literal["taken", "unused"] = "unused"
     trained_by: Literal["epochs", "fit"] = "epochs"
     normalised: Literal["taken", "refused"] = "taken"
+
+    @property
+    def native(self) -> Takes:
+        """What the model was made for."""
+        return self.takes[0]
+
+    @property
+    def flow(self) -> Takes | None:
+        """How it takes flow, "scaled" or "px"; None where it cannot."""
+        return next((kind for kind in self.takes if kind in FLOW), None)
 
 
 _MODELS: Registry[tuple[ModelInfo, Builder]] = Registry("model")
@@ -97,7 +120,7 @@ def create_model(name: str, *, num_classes: int = 3, **options: Any) -> FlowMode
     Returns
     -------
     FlowModel
-        (B, 3, H, W) float32 to raw logits; ``model.head`` makes loss and labels of them.
+        What ``model_info(name).takes`` says to raw logits; ``model.head`` makes loss and labels of them.
 
     Raises
     ------
