@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mepipe.errors import UsageError
 from mepipe_model.models import create_model
 from mepipe_model.models.blocks import Attention, DropPath, Mlp, TokenBlock, TokenBlocks, from_windows, to_windows
-from mepipe_model.models.mixer import LocalMixer, SequenceConv, _orders
+from mepipe_model.models.mixer import LocalMixer, SequenceConv, path_orders
 from mepipe_model.ops import scan_order, selective_scan
 
 W = 7
@@ -145,7 +145,7 @@ def test_directions_with_weights_of_their_own_differ():
 
 def test_a_prediction_first_does_not_keep_the_same_process_from_training():
     """Scan orders are made once for a window size, by whoever asks first: here in inference mode."""
-    _orders.cache_clear()
+    path_orders.cache_clear()
     mixer, x = LocalMixer(8, "a+b"), torch.randn(2, 6, 8)
     with torch.inference_mode():
         mixer(x, (2, 3))
@@ -243,7 +243,7 @@ def test_a_map_that_does_not_divide_into_windows_keeps_its_size(window):
     module = TokenBlocks(blocks, window)
     x = torch.randn(2, 9, 15, 8)
     assert module(x).shape == x.shape
-    assert _orders(("a",), W, W, torch.device("cpu"))[0].shape == (1, 49)
+    assert path_orders(("a",), W, W, torch.device("cpu"))[0].shape == (1, 49)
 
 
 def test_the_input_is_brought_to_input_size():

@@ -93,6 +93,17 @@ def test_a_backend_agrees_with_the_reference_in_float32(backend, shape):
         assert (grads[name] - expected_grads[name]).abs().max() < 1e-4 * scale, name
 
 
+@pytest.mark.parametrize("length", [64, 65, 128, 200])
+@pytest.mark.parametrize("backend", FAST)
+def test_a_long_sequence_is_walked_in_chunks_and_gives_the_same(backend, length):
+    inputs = case(3, length, 4, 3)
+    y, grads = gradients(inputs, backend)
+    expected, expected_grads = gradients(inputs, "loop")
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-12)
+    for name in INPUTS:
+        torch.testing.assert_close(grads[name], expected_grads[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
 @pytest.mark.parametrize("backend", FAST)
 def test_gradients_pass_the_numerical_check(backend):
     inputs = [v.requires_grad_() for v in case(sequences=2, length=5, channels=3, states=2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from mepipe_model.losses import (
     dgcm_loss,
     dgcm_probabilities,
 )
+
+if TYPE_CHECKING:
+    from mepipe_model.models.options import HeadOptions
 
 
 class Head(nn.Module):
@@ -99,6 +102,13 @@ class DgcmHead(Head):
 
     def decide(self, out: Tensor) -> Tensor:
         return dgcm_decide(*_halves(out), rule=self.decision)
+
+
+def make_head(config: HeadOptions, width: int) -> Head:
+    """The head that the options ask for, on features (B, width)."""
+    if config.head == "dgcm":
+        return DgcmHead(width, config.fine_mean, config.decision)
+    return LinearHead(width, config.num_classes, config.label_smoothing)
 
 
 def _halves(out: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,12 @@ the reason beside it.  docs/models.md lists them with what speaks for either sid
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mepipe_model.models.options import (
+    HeadOptions,
     file_or_none,
     fraction,
     one_of,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mepipe_model.models.merba_net import Merba
 
 STAGES = 4
-HEAD_OPTIONS = {"dgcm": ("fine_mean", "decision"), "linear": ("label_smoothing",)}
 FLOW_INPUT = "flow (u, v, magnitude), 3xHxW, 224x224 in the paper"
 
 
@@ -41,10 +41,9 @@ def scans(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class MerbaConfig:
+class MerbaConfig(HeadOptions):
     """All options of the family; stages are counted 1 to 4 as in Table I of the paper."""
 
-    num_classes: int = option(3, whole)
     # Side that the input is brought to before the stem, by means over pixels where it is a whole part, else
     # bilinearly; None takes it as it comes.  28x28 maps are enlarged to 224 by input_size=224.
     input_size: int | None = option(None, whole_or_none)
@@ -76,11 +75,6 @@ class MerbaConfig:
     drop_path: float = option(0.3, fraction)
     attn_drop: float = option(0.0, fraction)
     layer_scale: float | None = option(1e-5, positive_or_none)  # not stated; MambaVision's.  None: none
-    # Head.
-    head: str = option("linear", one_of("linear", "dgcm"))
-    label_smoothing: float = option(0.0, fraction)
-    fine_mean: str = option("negatives", one_of("negatives", "batch"))
-    decision: str = option("hard", one_of("hard", "product"))
     # A MambaVision checkpoint of the user's own to start from (models/checkpoints.py); the paper does not say that it
     # started from one.  No part of what rebuilds a trained model.
     init_checkpoint: str | None = option(None, file_or_none)
@@ -91,12 +85,7 @@ class MerbaConfig:
         self._check_stages()
         if self.dim % 2:
             raise ValueError(f"dim={self.dim} must be even: the mixer works on halves")
-        if self.head == "dgcm" and self.num_classes != 7:
-            raise ValueError(
-                f"head=dgcm is defined for the 7 DFME classes, not for {self.num_classes}; use head=linear"
-            )
-        if self.head == "dgcm" and self.label_smoothing:
-            raise ValueError("label_smoothing is defined for head=linear only")
+        super().check()
 
     def _check_stages(self) -> None:
         wanted = STAGES - len(self.conv_depths)
@@ -110,12 +99,6 @@ class MerbaConfig:
             width = self.dim << k
             if heads < 1 or width % heads:
                 raise ValueError(f"heads={list(self.heads)}: {heads} does not divide stage width {width}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """All options that a trained model is rebuilt from, as JSON values."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        del values["init_checkpoint"]
-        return values
 
 
 def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Merba:

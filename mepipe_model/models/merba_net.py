@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from mepipe_model.models.base import FlowModel
 from mepipe_model.models.blocks import Attention, ConvBlock, Mlp, TokenBlock, TokenBlocks
-from mepipe_model.models.heads import DgcmHead, Head, LinearHead
+from mepipe_model.models.heads import Head, make_head
 from mepipe_model.models.merba import STAGES, MerbaConfig
-from mepipe_model.models.mixer import LocalMixer, ScanCore
+from mepipe_model.models.mixer import LocalMixer, ScanWeights
 
 if TYPE_CHECKING:
     from mepipe_model.models.checkpoints import Loaded
@@ -43,7 +43,7 @@ class Merba(FlowModel):
         self.stem = _stem(config)
         self.stages = nn.Sequential(*(_stage(config, k, rates) for k in range(STAGES)))
         self.norm = nn.BatchNorm2d(width)
-        self.head: Head = _head(config, width)
+        self.head: Head = make_head(config, width)
         _initialise(self, config.init)
 
     def features(self, x: Tensor) -> Tensor:
@@ -136,12 +136,6 @@ def _local_global(config: MerbaConfig, dim: int, i: int, rates: Iterator[float])
     return LocalGlobal(TokenBlocks(local, windows[0]), TokenBlocks(global_, windows[1]))
 
 
-def _head(config: MerbaConfig, width: int) -> Head:
-    if config.head == "dgcm":
-        return DgcmHead(width, config.fine_mean, config.decision)
-    return LinearHead(width, config.num_classes, config.label_smoothing)
-
-
 def _initialise(model: nn.Module, init: str) -> None:
     """Weights of every Linear (MerbaConfig.init); convs and norms keep torch's defaults."""
     for module in model.modules():
@@ -153,5 +147,5 @@ def _initialise(model: nn.Module, init: str) -> None:
             nn.init.zeros_(module.bias)
     if init == "mamba":  # after the Linears: dt_proj is one of them
         for module in model.modules():
-            if isinstance(module, ScanCore):
+            if isinstance(module, ScanWeights):
                 module.init_mamba()

@@ -46,23 +46,48 @@ class LocalMixer(nn.Module):
         projected = [proj(x) for proj in self.in_proj]
         total: Tensor | None = None
         for i, (group, core) in enumerate(zip(self.groups, self.cores, strict=True)):
-            part = core(projected[i % len(projected)], *_orders(group, *size, x.device))
+            part = core(projected[i % len(projected)], *path_orders(group, *size, x.device))
             total = part if total is None else total + part
         return self.out_proj(total)
 
 
-class ScanCore(nn.Module):
+class ScanWeights(nn.Module):
+    """What a selective scan of E channels reads beside its input: x_proj, dt_proj, A_log (E, N), D (E,).
+
+    ``make`` adds them; a subclass may have parameters of its own before.
+    """
+
+    def make(self, channels: int, rank: int, d_state: int) -> None:
+        """rank: of dt's projection."""
+        self.channels, self.rank, self.d_state = channels, rank, d_state
+        self.x_proj = nn.Linear(channels, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, channels)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(channels, 1))
+        self.D = nn.Parameter(torch.ones(channels))
+
+    def scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """From u (..., E): dt (..., E), A (E, N), B and C (..., N), D (E,), dt's bias (E,)."""
+        dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), -1)
+        dt = F.linear(dt, self.dt_proj.weight)  # its bias joins in the scan, in float32
+        return dt, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias
+
+    def init_mamba(self) -> None:
+        """Mamba's start: dt log-uniform in DT_RANGE, its weight uniform in +-rank^-1/2."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        low, high = (math.log(v) for v in DT_RANGE)
+        dt = torch.exp(torch.rand(self.channels) * (high - low) + low)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus^-1
+
+
+class ScanCore(ScanWeights):
     """Conv, SiLU and selective scan along K directions with one set of weights, summed over them."""
 
     def __init__(self, dim: int, d_state: int, backend: str) -> None:
         super().__init__()
-        self.channels, self.d_state, self.backend = dim // 2, d_state, backend
-        self.rank = math.ceil(dim / CHANNELS_PER_RANK)
+        self.backend = backend
         self.conv = nn.Parameter(torch.empty(dim, CONV_WIDTH))  # rows :E for x, E: for z; no bias
-        self.x_proj = nn.Linear(self.channels, self.rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.rank, self.channels)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.channels, 1))
-        self.D = nn.Parameter(torch.ones(self.channels))
+        self.make(dim // 2, math.ceil(dim / CHANNELS_PER_RANK), d_state)
         nn.init.uniform_(self.conv, -(CONV_WIDTH**-0.5), CONV_WIDTH**-0.5)  # fan-in, as nn.Conv1d
 
     def forward(self, xz: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -86,20 +111,6 @@ class ScanCore(nn.Module):
 
         u, z = conv_along(xz, self.conv, order, inverse)
         return torch.cat((scan_along(u, *self.scan_inputs(u), order), z), -1)
-
-    def scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """From u (..., E): dt (..., E), A (E, N), B and C (..., N), D (E,), dt's bias (E,)."""
-        dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), -1)
-        dt = F.linear(dt, self.dt_proj.weight)  # its bias joins in the scan, in float32
-        return dt, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias
-
-    def init_mamba(self) -> None:
-        """Mamba's start: dt log-uniform in DT_RANGE, its weight uniform in +-rank^-1/2."""
-        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        low, high = (math.log(v) for v in DT_RANGE)
-        dt = torch.exp(torch.rand(self.channels) * (high - low) + low)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus^-1
 
 
 class ReadAlong(torch.autograd.Function):
@@ -173,7 +184,7 @@ def _shifted(x: Tensor, before: Tensor, here: Tensor, after: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _orders(scans: tuple[str, ...], height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def path_orders(scans: tuple[str, ...], height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Orders and inverses (K, L) int64 on ``device``."""
     both = ([make(s, height, width) for s in scans] for make in (scan_order, scan_inverse))
     with torch.inference_mode(mode=False):  # whoever asks first: training uses them too

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from mepipe.errors import UsageError
 
 T = TypeVar("T")
+STARTS = ("init_checkpoint",)  # options that name a file to start from
 Check = Callable[[Any], Any]  # returns the cleaned value or raises ValueError("must be ...")
 
 
@@ -107,3 +108,28 @@ def one_of(*choices: str) -> Check:
         return value
 
     return check
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """Options of the head that every model trained by epochs has. A family's own follow in a subclass."""
+
+    num_classes: int = option(3, whole)
+    head: str = option("linear", one_of("linear", "dgcm"))
+    label_smoothing: float = option(0.0, fraction)
+    fine_mean: str = option("negatives", one_of("negatives", "batch"))
+    decision: str = option("hard", one_of("hard", "product"))
+
+    def check(self) -> None:
+        """What concerns several options at once; raises ValueError."""
+        if self.head == "dgcm" and self.num_classes != 7:
+            raise ValueError(
+                f"head=dgcm is defined for the 7 DFME classes, not for {self.num_classes}; use head=linear"
+            )
+        if self.head == "dgcm" and self.label_smoothing:
+            raise ValueError("label_smoothing is defined for head=linear only")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options that a trained model is rebuilt from, as JSON values: not the files it started from."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if k not in STARTS}

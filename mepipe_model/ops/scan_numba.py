@@ -4,8 +4,9 @@ One pass over memory per direction instead of the dozen of eager torch (benchmar
 the factor over ``recompute``).  The price is a package that is no requirement of mepipe and
 a compilation of some seconds, once per machine: the result is cached beside this file.
 
-The same formulas as in ``scan_recompute``.  Inner loops run over channels, contiguous and without
-aliasing checks beyond what LLVM accepts, or they would not become vector instructions.
+The same formulas as in ``scan_recompute``, and its chunks: the forward keeps the state before each, the backward
+rebuilds one at a time, which stays in the cache whatever the length.  Inner loops run over channels, contiguous and
+without aliasing checks beyond what LLVM accepts, or they would not become vector instructions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mepipe_model.ops.scan_recompute import CHUNK
 
 # Work is cut into this many parts whatever the number of threads, and their shares of gA are added in
 # order, so that results do not depend on the machine.
@@ -108,8 +111,10 @@ def _step_sizes(dt: Any, bias: Any, u: Any, delta: Any, x: Any) -> None:
 
 
 @_jit
-def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, y: Any) -> None:
-    """Fill y (S, L, E) for sequences first to last; A is (N, E)."""
+def _forward(
+    first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, y: Any, kept: Any
+) -> None:
+    """Fill y (S, L, E) and kept (S, chunks - 1, N, E) for sequences first to last; A is (N, E)."""
     states, channels = A.shape
     A2 = A * A.dtype.type(LOG2_E)
     h = np.empty((states, channels), u.dtype)
@@ -117,6 +122,8 @@ def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: 
     for s in range(first, last):
         h[:] = 0
         for t in range(u.shape[1]):
+            if t > 0 and t % CHUNK == 0:
+                kept[s, t // CHUNK - 1] = h
             _step_sizes(dt[s, t], bias, u[s, t], delta, x)
             for e in range(channels):
                 y[s, t, e] = D[e] * u[s, t, e]
@@ -129,46 +136,48 @@ def _forward(first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: 
 
 
 @_jit
-def _rebuild(delta: Any, x: Any, A2: Any, B: Any, a: Any, h: Any) -> None:
-    """Decays and states (L, N, E) of one sequence; A2 = A log2(e)."""
-    steps, channels = delta.shape
-    for t in range(steps):
+def _rebuild(start: int, stop: int, delta: Any, x: Any, A2: Any, B: Any, a: Any, h: Any) -> None:
+    """Decays a (CHUNK, N, E) and states h (CHUNK + 1, N, E) of steps start to stop; h[0] is the state before them.
+
+    delta, x and B are of the whole sequence; A2 = A log2(e).
+    """
+    for t in range(start, stop):
+        i = t - start
         for n in range(A2.shape[0]):
             b = B[t, n]
-            for e in range(channels):
-                a[t, n, e] = _exp2(delta[t, e] * A2[n, e])
-                h[t, n, e] = x[t, e] * b
-            if t > 0:
-                for e in range(channels):
-                    h[t, n, e] += a[t, n, e] * h[t - 1, n, e]
+            for e in range(delta.shape[1]):
+                a[i, n, e] = _exp2(delta[t, e] * A2[n, e])
+                h[i + 1, n, e] = x[t, e] * b
+            for e in range(delta.shape[1]):
+                h[i + 1, n, e] += a[i, n, e] * h[i, n, e]
 
 
 @_jit
 def _reverse(
-    delta: Any, x: Any, A: Any, B: Any, C: Any, gy: Any, a: Any, h: Any, g: Any,
+    start: int, stop: int, delta: Any, x: Any, A: Any, B: Any, C: Any, gy: Any, a: Any, h: Any, g: Any,
     gx: Any, gdelta: Any, gB: Any, gC: Any, gA: Any,
 ) -> None:  # fmt: skip
-    """The backward walk over one sequence; gx, gdelta are zeros on entry, gA is added to."""
-    steps, channels = delta.shape
-    g[:] = 0
-    for t in range(steps - 1, -1, -1):
+    """The backward walk over steps start to stop; g is carried on, gx, gdelta are zeros on entry, gA is added to."""
+    channels = delta.shape[1]
+    for t in range(stop - 1, start - 1, -1):
+        i = t - start
         for n in range(A.shape[0]):
             b, c = B[t, n], C[t, n]
             sum_b = sum_c = delta.dtype.type(0)
             for e in range(channels):
                 v = g[n, e] + gy[t, e] * c
-                sum_c += h[t, n, e] * gy[t, e]
+                sum_c += h[i + 1, n, e] * gy[t, e]
                 sum_b += v * x[t, e]
                 g[n, e] = v
             gB[t, n], gC[t, n] = sum_b, sum_c
             for e in range(channels):
                 gx[t, e] += g[n, e] * b
-                g[n, e] *= a[t, n, e]
-            if t > 0:
+                g[n, e] *= a[i, n, e]
+            if t > 0:  # the first decay meets h = 0
                 for e in range(channels):
-                    gA[n, e] += g[n, e] * h[t - 1, n, e] * delta[t, e]
+                    gA[n, e] += g[n, e] * h[i, n, e] * delta[t, e]
                 for e in range(channels):
-                    gdelta[t, e] += g[n, e] * h[t - 1, n, e] * A[n, e]
+                    gdelta[t, e] += g[n, e] * h[i, n, e] * A[n, e]
 
 
 @_jit
@@ -189,13 +198,14 @@ def _to_inputs(
 
 @_jit
 def _backward(
-    first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, gy: Any,
+    first: int, last: int, u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, bias: Any, kept: Any, gy: Any,
     gu: Any, gdt: Any, gB: Any, gC: Any, gA: Any, gD: Any, gbias: Any,
 ) -> None:  # fmt: skip
     """Gradients of sequences first to last; gA, gD and gbias are added to."""
     steps = u.shape[1]
     states, channels = A.shape
-    a, h = np.empty((steps, states, channels), u.dtype), np.empty((steps, states, channels), u.dtype)
+    held = min(steps, CHUNK)
+    a, h = np.empty((held, states, channels), u.dtype), np.empty((held + 1, states, channels), u.dtype)
     rows = np.empty((4, steps, channels), u.dtype)
     delta, x, gx, gdelta = rows[0], rows[1], rows[2], rows[3]
     g, A2 = np.empty((states, channels), u.dtype), A * A.dtype.type(LOG2_E)
@@ -203,8 +213,15 @@ def _backward(
         rows[2:] = 0
         for t in range(steps):
             _step_sizes(dt[s, t], bias, u[s, t], delta[t], x[t])
-        _rebuild(delta, x, A2, B[s], a, h)
-        _reverse(delta, x, A, B[s], C[s], gy[s], a, h, g, gx, gdelta, gB[s], gC[s], gA)
+        g[:] = 0
+        for chunk in range((steps - 1) // CHUNK, -1, -1):
+            start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, steps)
+            if chunk > 0:
+                h[0] = kept[s, chunk - 1]
+            else:
+                h[0] = 0
+            _rebuild(start, stop, delta, x, A2, B[s], a, h)
+            _reverse(start, stop, delta, x, A, B[s], C[s], gy[s], a, h, g, gx, gdelta, gB[s], gC[s], gA)
         for t in range(steps):
             _to_inputs(u[s, t], dt[s, t], bias, D, gy[s, t], delta[t], gx[t], gdelta[t], gu[s, t], gdt[s, t], gD, gbias)
 
@@ -217,17 +234,18 @@ def scan_numba(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        y = np.empty(inputs[0].shape, inputs[0].detach().numpy().dtype)
         arrays = _arrays(inputs)
-        _in_parts(lambda part, first, last: _forward(first, last, *arrays, y), len(y))
+        y, A = np.empty(arrays[0].shape, arrays[0].dtype), arrays[2]
+        kept = np.empty((len(y), max(y.shape[1] - 1, 0) // CHUNK, *A.shape), y.dtype)
+        _in_parts(lambda part, first, last: _forward(first, last, *arrays, y, kept), len(y))
+        ctx.save_for_backward(*inputs, torch.from_numpy(kept))
         return torch.from_numpy(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         arrays = [*_arrays(ctx.saved_tensors), gy.contiguous().numpy()]
-        u, dt, A, B, C, D, bias, _ = arrays
+        u, dt, A, B, C, D, bias, _, _ = arrays
         per_step = [np.empty_like(v) for v in (u, dt, B, C)]
         shares = [np.zeros((PARTS, *v.shape), v.dtype) for v in (A, D, bias)]
 
@@ -241,7 +259,7 @@ class _Scan(torch.autograd.Function):
 
 
 def _arrays(inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
-    """(u, dt, A, B, C, D, bias) contiguous, A as (N, E)."""
+    """(u, dt, A, B, C, D, bias), and what follows them, contiguous; A as (N, E)."""
     u, dt, A, *rest = (t.detach() for t in inputs)
     return [t.contiguous().numpy() for t in (u, dt, A.t(), *rest)]
 
