@@ -262,7 +262,7 @@ def portable(graph: Graph) -> Graph:
     config = graph.model.config
     if "scan_backend" not in config:
         return graph
-    model = create_model(**{**config, "scan_backend": "loop"})
+    model = create_model(**{**config, "scan_backend": "doubling"})
     model.load_state_dict(graph.model.state_dict())
     return Graph(model, graph.scale, graph.still).eval()
 

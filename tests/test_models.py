@@ -31,6 +31,7 @@ SMALL = {
         "global_depths": [1, 1],
     },
     "htnet": {"dim": 16, "depths": [1, 1, 2]},
+    "ms_vssm": {"input_size": 32, "dim": 8, "depths": [1, 1, 1, 1], "d_state": 4},
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mepipe.errors import UsageError
+from mepipe_model.models import options
 from mepipe_model.ops import scan, scan_backend, selective_scan
 from mepipe_model.ops import scan_recompute as recompute
 
@@ -23,7 +24,7 @@ def runnable(*names):
     return found
 
 
-FAST = runnable("recompute", "numba")
+FAST = runnable("recompute", "numba", "doubling")
 
 
 def case(sequences=6, length=49, channels=5, states=8, dtype=torch.float64, seed=0):
@@ -47,7 +48,8 @@ def gradients(inputs, backend):
     y = selective_scan(*leaves, backend=backend)
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     y.backward(direction.to(y.dtype))
-    return y.detach(), dict(zip(INPUTS, (v.grad for v in leaves), strict=True))
+    grads = (torch.zeros_like(v) if v.grad is None else v.grad for v in leaves)  # of one step A has no part
+    return y.detach(), dict(zip(INPUTS, grads, strict=True))
 
 
 def by_hand(u, dt, a, b, c, d, bias):
@@ -168,8 +170,12 @@ def test_a_backend_that_cannot_run_is_refused_and_not_replaced():
     u, dt, a, b, c, d, _ = case(sequences=1, length=2)
     with pytest.raises(UsageError, match="runs on cuda only, not on cpu"):
         selective_scan(u, dt, a, b, c, d, backend="mamba_ssm")
-    with pytest.raises(UsageError, match="valid: auto, fused, loop, recompute"):
+    with pytest.raises(UsageError, match="valid: auto, fused, loop, recompute, doubling"):
         selective_scan(u, dt, a, b, c, d, backend="fast")
+
+
+def test_models_name_the_backends_that_there_are():
+    assert options.SCAN_BACKENDS == scan.SCAN_BACKENDS
 
 
 def test_a_missing_numba_is_named_and_nothing_slower_is_run_instead(monkeypatch):

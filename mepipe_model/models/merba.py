@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mepipe_model.models.options import (
+    SCAN_BACKENDS,
     HeadOptions,
     file_or_none,
     fraction,
@@ -78,7 +79,7 @@ class MerbaConfig(HeadOptions):
     # A MambaVision checkpoint of the user's own to start from (models/checkpoints.py); the paper does not say that it
     # started from one.  No part of what rebuilds a trained model.
     init_checkpoint: str | None = option(None, file_or_none)
-    scan_backend: str = option("auto", one_of("auto", "fused", "loop", "recompute", "numba", "triton", "mamba_ssm"))
+    scan_backend: str = option("auto", one_of(*SCAN_BACKENDS))
 
     def check(self) -> None:
         """What concerns several options at once; raises ValueError."""

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mepipe_model.models.base import FlowModel
-from mepipe_model.models.blocks import Attention, ConvBlock, Mlp, TokenBlock, TokenBlocks
+from mepipe_model.models.blocks import Attention, ConvBlock, Mlp, TokenBlock, TokenBlocks, resized
 from mepipe_model.models.heads import Head, make_head
 from mepipe_model.models.merba import STAGES, MerbaConfig
 from mepipe_model.models.mixer import LocalMixer, ScanWeights
@@ -55,22 +54,6 @@ class Merba(FlowModel):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
-
-
-def resized(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, side, side)."""
-    height, width = (int(n) for n in x.shape[2:])  # plain numbers while a graph is traced too
-    if (height, width) == (side, side):
-        return x
-    if height % side == 0 and width % side == 0:
-        return _pooled(x, height // side, width // side)
-    return F.interpolate(x, (side, side), mode="bilinear", antialias=height > side or width > side)
-
-
-def _pooled(x: Tensor, tall: int, wide: int) -> Tensor:
-    """Means over cells of tall x wide pixels: F.avg_pool2d, whose CPU kernel takes six times as long for 2 x 2."""
-    rows = sum(x[:, :, i::tall] for i in range(1, tall)) + x[:, :, ::tall]
-    return (sum(rows[..., i::wide] for i in range(1, wide)) + rows[..., ::wide]) / (tall * wide)
 
 
 class LocalGlobal(nn.Module):

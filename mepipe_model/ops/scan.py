@@ -11,9 +11,10 @@ Backends (all agree to 1e-4 in float32; docs/models.md has timings):
     numba      fused CPU kernels, opt-in; needs the package numba
     triton     our fused CUDA kernels, which need the package triton: the default on CUDA
     mamba_ssm  the CUDA kernel of the package mamba-ssm; taken on CUDA where triton cannot run
+    doubling   log2(L) rounds of plain torch, without a loop over steps: for graphs that are exported
     fused      no backend of its own: numba on the CPU, what auto means elsewhere
 
-The recurrence is walked step by step in all of them.  Forms that divide by a cumulative decay
+The recurrence is walked step by step in all of them but doubling.  Forms that divide by a cumulative decay
 (``exp(-cumsum)``) are faster to write and overflow already at 49 steps; none is used here.
 """
 
@@ -28,10 +29,11 @@ import torch
 from torch import Tensor
 
 from mepipe.errors import UsageError
+from mepipe_model.ops.scan_doubling import scan_doubling
 from mepipe_model.ops.scan_loop import scan_loop
 from mepipe_model.ops.scan_recompute import scan_recompute
 
-SCAN_BACKENDS = ("auto", "fused", "loop", "recompute", "numba", "triton", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "fused", "loop", "recompute", "doubling", "numba", "triton", "mamba_ssm")
 
 # What Triton itself supports (its README), and the oldest release these kernels were compiled with.
 TRITON_CAPABILITY = (8, 0)
@@ -205,10 +207,9 @@ def _import_error(module: str, what: str) -> str | None:
 
 
 def _kernel(name: str) -> Callable[..., Tensor]:
-    if name == "loop":
-        return scan_loop
-    if name == "recompute":
-        return scan_recompute
+    plain = {"loop": scan_loop, "recompute": scan_recompute, "doubling": scan_doubling}
+    if name in plain:
+        return plain[name]
     if name == "numba":
         from mepipe_model.ops.scan_numba import scan_numba
 
