@@ -66,8 +66,8 @@ def model_facts(plan: Plan) -> tuple[int, str, list[str]]:
     if "scan_backend" in model.config:
         name, why = scan_backend(torch.device(plan.device), model.config["scan_backend"])
         scan = f"; selective scan: {name} ({why})"
-    loaded = getattr(model, "loaded", None)
-    return sum(p.numel() for p in model.parameters()), scan, loaded.lines() if loaded else []
+    started = [line for loaded in model.loaded for line in loaded.lines()]
+    return sum(p.numel() for p in model.parameters()), scan, started
 
 
 def data_line(plan: Plan) -> str:

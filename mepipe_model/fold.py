@@ -30,7 +30,7 @@ from mepipe_model.feeding import Tally
 from mepipe_model.metrics import confusion_matrix
 from mepipe_model.models import create_model, model_info
 from mepipe_model.models.base import FlowModel, PreparingModel
-from mepipe_model.models.checkpoints import check_start
+from mepipe_model.models.starting import check_start
 from mepipe_model.models.svm import FittedModel
 from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import input_options, learning_rate, model_options

@@ -14,6 +14,7 @@ from typing import Any
 from mepipe.errors import DataError, UsageError
 from mepipe.settings import TrainConfig
 from mepipe.workspace import safe_name
+from mepipe_model.models.options import STARTS
 
 Check = Callable[[Any], bool]
 MAX_AVERAGE = 10  # neighbours of flow --average
@@ -67,7 +68,7 @@ OF_DATA_MAY: dict[str, Check] = {
     "clips": _whole, "left_out_without_label": _whole, "missing": lambda v: v is None or _texts(v), "flow": _flow,
     "parts": lambda v: v is None or _words(v), "composite": lambda v: v is None or _text(v), "shards": _words,
 }  # fmt: skip
-OF_MODEL_MAY: dict[str, Check] = {"name": _text, "source": _text, "fidelity": _text, "init_checkpoint": _words}
+OF_MODEL_MAY: dict[str, Check] = {"name": _text, "source": _text, "fidelity": _text, **dict.fromkeys(STARTS, _words)}
 
 
 def check_config(path: Path, config: dict[str, Any]) -> None:

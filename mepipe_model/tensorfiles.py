@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from mepipe.errors import DataError
 from mepipe.limits import WEIGHTS_BYTES
+from mepipe_model.models.options import STARTS
 
 MAX_OPTION = 1 << 16  # of a model's whole numbers: widths, depths, window sides; MERba's largest is 1024
 MAX_OPTIONS = 64  # entries of a list of them; there is one for each stage, and there are four stages
@@ -81,7 +82,7 @@ def check_options(options: Any) -> dict[str, Any]:
     """A model's options as weights.json has them. Raises ValueError for what no model of ours writes there."""
     if not isinstance(options, dict) or not isinstance(options.get("name"), str):
         raise ValueError("its model has no name")
-    if options.get("init_checkpoint") is not None:
+    if any(options.get(name) is not None for name in STARTS):
         raise ValueError("its model starts from another file, which trained weights never do")
     if len(json.dumps(options)) > 100_000:
         raise ValueError("its model has more options than a model can")

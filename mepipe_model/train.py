@@ -146,7 +146,7 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
     import torch
 
     from mepipe_model.models import model_info
-    from mepipe_model.models.checkpoints import start_facts
+    from mepipe_model.models.starting import start_facts
 
     settings = {**plan.config.as_dict(), "run": None, "resume": None, "force": False, "dry_run": False, "folds": None}
     info = model_info(plan.config.model)

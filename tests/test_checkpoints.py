@@ -87,10 +87,10 @@ def test_a_checkpoint_makes_mambavision_the_model_it_came_from(source, checkpoin
     model = vision(num_classes=5, init_checkpoint=str(checkpoint)).eval()
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(x), source(x))
-    assert set(model.loaded.matched) == set(model.state_dict())
-    assert not model.loaded.skipped
-    assert not model.loaded.unused
-    assert model.loaded.sha256 == hash_file(checkpoint)
+    assert set(model.loaded[0].matched) == set(model.state_dict())
+    assert not model.loaded[0].skipped
+    assert not model.loaded[0].unused
+    assert model.loaded[0].sha256 == hash_file(checkpoint)
     assert "init_checkpoint" not in model.config, "what was trained is rebuilt without it"
 
 
@@ -101,15 +101,15 @@ def test_dt_bias_is_doubled_and_another_head_is_left_as_it_was_drawn(source, che
     model = vision(num_classes=3, init_checkpoint=str(checkpoint))
     name = "stages.2.0.local.blocks.1.mixer.cores.0.dt_proj.bias"
     torch.testing.assert_close(model.state_dict()[name], 2 * theirs(source)["levels.2.blocks.1.mixer.dt_proj.bias"])
-    assert set(model.loaded.skipped) == {"head.linear.weight", "head.linear.bias"}
-    assert model.loaded.skipped["head.linear.bias"] == "of another shape there (5, not 3)"
+    assert set(model.loaded[0].skipped) == {"head.linear.weight", "head.linear.bias"}
+    assert model.loaded[0].skipped["head.linear.bias"] == "of another shape there (5, not 3)"
     assert torch.equal(model.head.linear.weight, fresh.head.linear.weight)
 
 
 @pytest.mark.parametrize("sharing", ["shared", "ssm", "full"])
 def test_merba_takes_what_has_a_counterpart_in_every_direction(source, checkpoint, sharing):
     model = create_model("merba", **MERBA, mixer_sharing=sharing, init_checkpoint=str(checkpoint))
-    mine, given, loaded = model.state_dict(), theirs(source), model.loaded
+    mine, given, (loaded,) = model.state_dict(), theirs(source), model.loaded
     matched = {n.split(".", 2)[0] + "." + n.split(".", 2)[1] if n.startswith("stages") else n.split(".")[0]
                for n in loaded.matched}  # fmt: skip
     assert matched == {"stem", "stages.0", "stages.1", "stages.2", "stages.3", "norm"}
@@ -178,4 +178,4 @@ def test_a_run_tells_what_matched_keeps_the_hash_and_refuses_another_file(own, c
     from mepipe_model.weights import load_weights
 
     model, _ = load_weights(outcome.folder / "folds/casme2_sub01")
-    assert model.loaded is None, "a trained model needs the file no more"
+    assert not model.loaded, "a trained model needs the file no more"

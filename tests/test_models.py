@@ -32,6 +32,7 @@ SMALL = {
     },
     "htnet": {"dim": 16, "depths": [1, 1, 2]},
     "ms_vssm": {"input_size": 32, "dim": 8, "depths": [1, 1, 1, 1], "d_state": 4},
+    "msstnet": {"width": 8, "depths": [1, 1, 1, 1], "embed_dim": 32, "heads": 2},
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from mepipe_model.models.heads import Head
+
+if TYPE_CHECKING:
+    from mepipe_model.models.starting import Loaded
 
 # State-space parameters: decaying A_log pulls every decay rate towards A = -1 (Mamba excludes it;
 # MambaVision means to and does not, since timm never reads its mark).
@@ -24,6 +27,7 @@ class FlowModel(nn.Module):
 
     head: Head
     wants_landmarks = False
+    loaded: tuple[Loaded, ...] = ()  # what came from files of the user's own
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()

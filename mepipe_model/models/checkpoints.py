@@ -16,22 +16,20 @@ has convolutions) is left as it was drawn, and named.  Weights of one scan direc
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mepipe.errors import DataError
-from mepipe.workspace import hash_file
-from mepipe_model.tensorfiles import read_safetensors, read_torch
+from mepipe_model.models.starting import Loaded, read_tensors, taken
 
 if TYPE_CHECKING:
-    from mepipe_model.models.base import FlowModel
     from mepipe_model.models.merba_net import Merba
 
 PREFIXES = ("module.", "model.", "module.model.")  # of DistributedDataParallel and of the version on Hugging Face
@@ -44,26 +42,6 @@ INNER = {  # of a token block: our name -> theirs
 Source = Callable[[Mapping[str, Tensor]], Tensor]  # their weights -> one of ours; KeyError when they have none
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What ``load_checkpoint`` did, by names of ours (matched, missing) and theirs (unused): name -> reason."""
-
-    path: Path
-    sha256: str
-    matched: tuple[str, ...]
-    skipped: dict[str, str]
-    unused: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """What matched and what did not, by module, with the number of tensors."""
-        total = len(self.matched) + len(self.skipped)
-        head = f"weights from {self.path} (sha256 {self.sha256[:12]}): {len(self.matched)} of {total} tensors match"
-        out = [head, f"  loaded: {_by_module(self.matched)}"]
-        for reason in dict.fromkeys(self.skipped.values()):
-            out.append(f"  as drawn, {reason}: {_by_module(k for k, v in self.skipped.items() if v == reason)}")
-        return out + ([f"  not used of the file: {_by_module(self.unused)}"] if self.unused else [])
-
-
 def load_checkpoint(model: Merba, path: Path) -> Loaded:
     """Copy what matches of the MambaVision checkpoint ``path`` into ``model``.
 
@@ -72,69 +50,23 @@ def load_checkpoint(model: Merba, path: Path) -> Loaded:
     """
     theirs = read_checkpoint(path)
     used: set[str] = set()
-    ours, new, skipped = model.state_dict(), {}, {}
+    ours, found = model.state_dict(), {}
     seen = _Recording(theirs, used)
     places = _places(theirs)
-    for name, tensor in ours.items():
-        try:
-            value = _source(name, model, places)(seen)
-        except KeyError:
-            skipped[name] = "no counterpart in the file"
-            continue
-        if value.shape != tensor.shape:
-            skipped[name] = f"of another shape there ({_size(value)}, not {_size(tensor)})"
-            continue
-        new[name] = value.to(tensor.dtype)
-    if not any(value.ndim for value in new.values()):  # batch counters alone are nothing
-        raise DataError(f"{path}: no tensor fits this model", do="give a checkpoint of the same widths (MambaVision-B)")
-    model.load_state_dict({**ours, **new})
+    for name in ours:
+        with contextlib.suppress(KeyError):
+            found[name] = _source(name, model, places)(seen)
     unused = tuple(k for k in theirs if k not in used)
-    return Loaded(path, hash_file(path), tuple(new), skipped, unused)
-
-
-def start_facts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's config.json keeps of the weights it starts from; {} where it draws them. Raises DataError."""
-    name = options.get("init_checkpoint")
-    if name is None:
-        return {}
-    return {"init_checkpoint": {"path": str(name), "sha256": hash_file(_existing(Path(str(name))))}}
-
-
-def check_start(model: FlowModel, run_model: Mapping[str, Any]) -> None:
-    """Raises DataError when ``model`` started from another file than the run's config.json names."""
-    loaded, known = getattr(model, "loaded", None), run_model.get("init_checkpoint")
-    if loaded is not None and known is not None and loaded.sha256 != known["sha256"]:
-        what = f"{loaded.path} is not the file that this run began with (sha256 {known['sha256'][:12]})"
-        raise DataError(what, do="put that file back, or start another run with --run NAME")
+    return taken(model, found, unused, "init_checkpoint", path, "MambaVision-B")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Tensors by MambaVision's names. Raises DataError."""
-    _existing(path)
-    try:
-        state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    except ValueError as e:
-        do = "give a .safetensors file, or a .pth of which torch.load(..., weights_only=True) reads all"
-        why = type(e.__cause__ or e).__name__
-        raise DataError(f"{path} cannot be read as tensors alone ({why})", do=do) from e
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    tensors = (
-        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        if isinstance(state, dict)
-        else {}
-    )
+    tensors = read_tensors("init_checkpoint", path)
     for prefix in ("", *PREFIXES):
         if prefix + MARK in tensors:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     raise DataError(f"{path} is no MambaVision checkpoint: it has no {MARK}")
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"init_checkpoint={path}: there is no such file")
-    return path
 
 
 class _Recording(dict[str, Tensor]):
@@ -203,22 +135,3 @@ def _inner(block: str, name: str) -> Source:
 
 def _named(name: str) -> Source:
     return lambda theirs: theirs[name]
-
-
-def _by_module(names: Iterable[str]) -> str:
-    """Modules and their numbers of tensors: "stem (12), stages.0.0 (14), ..."."""
-    counts = Counter(_module(n.split(".")) for n in names)
-    return ", ".join(f"{module} ({n})" for module, n in counts.items())
-
-
-def _module(parts: list[str]) -> str:
-    """A block, or our local or global half of a stage: those many levels of a tensor's name."""
-    if parts[0] == "levels":
-        return ".".join(parts[:4])
-    if parts[0] == "stages":
-        return ".".join(parts[: 4 if parts[3] in ("local", "global_") else 3])
-    return parts[0]
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "one number"

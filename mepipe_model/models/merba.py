@@ -111,7 +111,7 @@ def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Merba:
     if config.init_checkpoint is not None:
         from mepipe_model.models.checkpoints import load_checkpoint
 
-        model.loaded = load_checkpoint(model, Path(config.init_checkpoint))
+        model.loaded = (load_checkpoint(model, Path(config.init_checkpoint)),)
     return model
 
 

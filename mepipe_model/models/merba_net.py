@@ -8,7 +8,6 @@ the downsampling at each stage's end).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,6 @@ from mepipe_model.models.heads import Head, make_head
 from mepipe_model.models.merba import STAGES, MerbaConfig
 from mepipe_model.models.mixer import LocalMixer, ScanWeights
 
-if TYPE_CHECKING:
-    from mepipe_model.models.checkpoints import Loaded
-
 STEM_EPS = 1e-4  # of the stem's batch norms, as MambaVision
 
 
@@ -29,10 +25,7 @@ class Merba(FlowModel):
     """(B, 3, H, W) float32 -> logits (B, num_classes), or (B, 8) with the DGCM head.
 
     Any H, W from 16 up; maps that do not divide into windows are padded inside.
-    loaded: what came from a checkpoint, None when nothing did.
     """
-
-    loaded: Loaded | None = None
 
     def __init__(self, name: str, config: MerbaConfig) -> None:
         super().__init__({"name": name, **config.as_dict()})

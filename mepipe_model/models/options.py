@@ -12,7 +12,7 @@ from mepipe.errors import UsageError
 T = TypeVar("T")
 # ops.scan's: that module imports torch, which listing models must not
 SCAN_BACKENDS = ("auto", "fused", "loop", "recompute", "doubling", "numba", "triton", "mamba_ssm")
-STARTS = ("init_checkpoint",)  # options that name a file to start from
+STARTS = ("init_checkpoint", "landmark_checkpoint")  # options that name a file to start from
 Check = Callable[[Any], Any]  # returns the cleaned value or raises ValueError("must be ...")
 
 
