@@ -32,6 +32,7 @@ SMALL = {
     },
     "htnet": {"dim": 16, "depths": [1, 1, 2]},
     "ms_vssm": {"input_size": 32, "dim": 8, "depths": [1, 1, 1, 1], "d_state": 4},
+    "fermam": {"width": 4, "depths": [1, 1, 1], "dim": 16, "d_state": 4},
     "msstnet": {"width": 8, "depths": [1, 1, 1, 1], "embed_dim": 32, "heads": 2},
 }
 
@@ -92,9 +93,11 @@ def test_a_fitted_model_knows_eight_samples_by_heart(name):
 
 @pytest.mark.parametrize("name", [n for n in QUICK if model_info(n).trained_by == "epochs"])
 def test_a_model_can_learn_eight_samples_by_heart(name):
-    torch.manual_seed(0)
     small = model_info(name).params < 1e4  # too small to learn eight random fields in 25 steps, or with dropout
-    model = create_model(name, **({"drop_rate": 0.0} if small else {}))
+    known = create_model(name).config
+    plain = {"label_smoothing": 0.0} if "label_smoothing" in known else {}  # smoothed targets cannot be met
+    torch.manual_seed(0)
+    model = create_model(name, **plain, **({"drop_rate": 0.0} if small else {}))
     x, target = batch()
     optimiser = torch.optim.AdamW(model.parameter_groups(0.05), lr=1e-2 if small else 2e-3)
     for _ in range(100 if small else 25):
@@ -165,7 +168,8 @@ def test_norms_biases_and_state_parameters_do_not_decay(name):
     assert all(p.ndim >= 2 for p in decay["params"])
     assert {n for n in names.values() if n.endswith(("A_log", ".D", "bias", "gain"))} <= kept
     decayed = {names[id(p)] for p in model.parameter_groups(0.05, decay_state=True)[0]["params"]}
-    assert {n for n in names.values() if n.endswith("A_log")} <= decayed
+    matrices = {n for n, p in model.named_parameters() if p.ndim >= 2}  # ASFR has one decay per state: a vector
+    assert {n for n in matrices if n.endswith("A_log")} <= decayed
 
 
 def test_unknown_names_options_and_values_are_refused_with_what_is_valid():

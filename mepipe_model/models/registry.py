@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mepipe_model.models.base import FlowModel
 
 # modules of this package that register models when imported
-FAMILIES = ("merba", "mambavision", "baselines", "handcrafted", "ms_vssm", "msstnet")
+FAMILIES = ("merba", "mambavision", "baselines", "handcrafted", "ms_vssm", "msstnet", "fermam")
 
 Builder = Callable[..., "FlowModel"]
 

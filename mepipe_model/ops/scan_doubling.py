@@ -17,10 +17,15 @@ def scan_doubling(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
     """Shapes as in ``mepipe_model.ops.scan.selective_scan``; any floating dtype, any device."""
     delta = F.softplus(dt if dt_bias is None else dt + dt_bias)
     decay = torch.exp(delta[..., None] * A)
-    h = (delta * u)[..., None] * B[:, :, None, :]
-    length, stretch = int(u.shape[1]), 1
+    drive = (delta * u)[..., None] * B[:, :, None, :]
+    return doubled(decay, drive, C) + D * u
+
+
+def doubled(decay: Tensor, drive: Tensor, C: Tensor) -> Tensor:
+    """What ``scan_loop.walked`` computes."""
+    h, length, stretch = drive, int(drive.shape[1]), 1
     while stretch < length:
         h = torch.cat((h[:, :stretch], h[:, stretch:] + decay[:, stretch:] * h[:, :-stretch]), 1)
         decay = torch.cat((decay[:, :stretch], decay[:, stretch:] * decay[:, :-stretch]), 1)
         stretch *= 2
-    return (h @ C[..., None])[..., 0] + D * u
+    return (h @ C[..., None])[..., 0]
