@@ -166,8 +166,16 @@ class TrainConfig(Checked):
         None, "of matrices and convolutions only; default: the recipe (paper: 0.05)", low=0.0
     )
     schedule: str | None = option(
-        None, "learning rate after the warm-up: cosine or constant; default: the recipe (paper: cosine)",
-        choices=("cosine", "constant"),
+        None, "learning rate after the warm-up: cosine, constant or exponential (--decay); default: the recipe (paper: "
+        "cosine)", choices=("cosine", "constant", "exponential"),
+    )  # fmt: skip
+    decay: float | None = option(
+        None, "of --schedule exponential: factor of the learning rate per epoch; default: the recipe (0.98)", low=0.0,
+        high=1.0,
+    )  # fmt: skip
+    sam: float | None = option(
+        None, "sharpness-aware minimisation: each step follows the gradient this far uphill, at twice the cost; 0: "
+        "off; default: the recipe (paper: off)", low=0.0, metavar="RHO",
     )  # fmt: skip
     warmup: int | None = option(None, "epochs of linear warm-up; default: the recipe (paper: 5)", low=0)
     cooldown: int | None = option(None, "last epochs at the lowest rate; default: the recipe (paper: 10)", low=0)

@@ -32,7 +32,7 @@ SELECTION = {
 
 
 def score(rows: Sequence[Prediction], classes: Sequence[str], parts: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """UF1, UAR, ACC, per class, confusion matrix, and the same per corpus, of pooled predictions.
+    """UF1, UAR, ACC (which is WAR), WF1, per class, confusion matrix, and the same per corpus, of pooled predictions.
 
     parts: ``<corpus>_<subject>`` -> part of the test set; ``per_part`` then holds the same of each part.
     ``interval`` holds 95 % intervals over subjects, [low, high] by figure, or None where there are few subjects.
@@ -112,7 +112,7 @@ def _table(metrics: dict[str, Any], selection: str) -> list[str]:
     mark = f"{LEAKY} " if selection.startswith(LEAKY) else ""
 
     def figures(m: dict[str, Any]) -> str:
-        return "  ".join(f"{mark}{name} {m[name]:.4f}" for name in ("UF1", "UAR", "ACC"))
+        return "  ".join(f"{mark}{name} {m[name]:.4f}" for name in FIGURES)
 
     parts = {**(metrics["per_corpus"] if len(metrics["per_corpus"]) > 1 else {}), **metrics.get("per_part", {})}
     lines = [f"  {figures(metrics)}   selection: {selection}"]
@@ -284,6 +284,6 @@ def lines(scores: dict[str, Any]) -> list[str]:
     out = [f"{scores['clips']} clips, pooled", *_table(scores, scores["selection"])]
     mark = f"{LEAKY} " if scores["selection"] == LEAKY else ""
     for name, c in scores["per_class"].items():
-        figures = f"{mark}F1 {c['F1']:.4f}  {mark}recall {c['recall']:.4f}"
+        figures = "  ".join(f"{mark}{f} {c[f]:.4f}" for f in ("F1", "recall", "precision"))
         out.append(f"    {name:10} {figures}  ({c['clips']} clips)")
     return out + [f"  warning: {w}" for w in scores["warnings"]]

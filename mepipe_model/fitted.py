@@ -14,8 +14,8 @@ from mepipe_model.models import model_info
 
 # Settings of gradient steps; a fitted model takes none
 STEPS = (
-    "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup", "cooldown", "clip_norm", "flip",
-    "shift", "noise", "order",
+    "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "decay", "sam", "warmup", "cooldown",
+    "clip_norm", "flip", "shift", "noise", "order",
 )  # fmt: skip
 
 

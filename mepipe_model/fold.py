@@ -36,6 +36,7 @@ from mepipe_model.protocols import Fold, inner_split, make_folds
 from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
 from mepipe_model.sequences import SequenceStore
+from mepipe_model.sharpness import uphill
 from mepipe_model.tensorfiles import read_torch
 from mepipe_model.weights import save_weights
 
@@ -201,15 +202,26 @@ class _Training:
         for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, step, len(pieces))
-            out = self._forward(augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator))
-            loss = self.model.head.loss(out, target, epoch / self.config.epochs)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            x = augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator)
+            loss, out = self._backward(x, target, epoch / self.config.epochs)
             if self.config.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
             tally.add(loss, self.model.head.decide(out.detach()) == target)
         return tally.result()
+
+    def _backward(self, x: Tensor, target: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """The gradients of a batch, with SAM those uphill. Returns its loss and outputs at the weights as they are."""
+        out = self._forward(x)
+        loss = self.model.head.loss(out, target, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.sam:
+            with uphill(self.model, self.config.sam):
+                above = self.model.head.loss(self._forward(x), target, progress)
+                self.optimizer.zero_grad(set_to_none=True)
+                above.backward()
+        return loss, out
 
     def _batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
         """The inputs of every piece in turn."""

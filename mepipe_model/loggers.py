@@ -25,6 +25,7 @@ from typing import Any
 from mepipe.errors import MepipeError, one_line
 from mepipe.registry import Registry
 from mepipe_model.runs import Run
+from mepipe_model.statistics import FIGURES
 
 EVERY = 0.5  # seconds between two looks at the folds' files, as the progress has it
 GROUP = "mepipe.loggers"
@@ -129,7 +130,7 @@ class TensorBoard(RunLogger):
             self._writers.pop(fold).close()
 
     def end(self, metrics: dict[str, Any] | None) -> None:
-        for name in ("UF1", "UAR", "ACC"):
+        for name in FIGURES:
             if metrics and name in metrics:
                 self._writer("pooled").add_scalar(name, metrics[name], metrics["folds"]["finished"])
         for writer in self._writers.values():

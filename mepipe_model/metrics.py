@@ -1,8 +1,9 @@
-"""UF1, UAR and accuracy on pooled predictions, as MEGC2019 and CCAC define them.
+"""UF1, UAR, accuracy and weighted F1 on pooled predictions.
 
 Per class c over all predictions of all folds:  F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c),
-recall_c = TP_c / n_c.  UF1 and UAR are their means over the full label list.  Scores of single folds are
-never averaged: many LOSO folds hold one clip and miss classes.
+recall_c = TP_c / n_c.  UF1 and UAR are their means over the full label list, as MEGC2019 and CCAC define them.  Their
+means weighted by n_c are the weighted F1 (WF1) and the weighted average recall (WAR), which is the accuracy.  Scores
+of single folds are never averaged: many LOSO folds hold one clip and miss classes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,17 @@ class Scores:
         return float(self.recall.mean())
 
     @property
+    def precision(self) -> np.ndarray:
+        return _ratio(self.matrix.diagonal(), self.matrix.sum(0))
+
+    @property
+    def wf1(self) -> float:
+        """F1 of the classes, each counting as its clips."""
+        return float((self.f1 * self.matrix.sum(1)).sum() / self.matrix.sum())
+
+    @property
     def acc(self) -> float:
+        """Accuracy: the weighted average recall (WAR), recalls of the classes that each count as its clips."""
         return float(self.matrix.trace() / self.matrix.sum())
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,10 +101,14 @@ class Scores:
             "UF1": self.uf1,
             "UAR": self.uar,
             "ACC": self.acc,
+            "WAR": self.acc,
+            "WF1": self.wf1,
             "clips": int(self.matrix.sum()),
             "per_class": {
-                name: {"F1": float(f), "recall": float(r), "clips": int(n)}
-                for name, f, r, n in zip(names, self.f1, self.recall, self.matrix.sum(1), strict=True)
+                name: {"F1": float(f), "recall": float(r), "precision": float(p), "clips": int(n)}
+                for name, f, r, p, n in zip(
+                    names, self.f1, self.recall, self.precision, self.matrix.sum(1), strict=True
+                )
             },
             "confusion": {"labels": names, "matrix": self.matrix.tolist()},
         }

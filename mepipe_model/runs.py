@@ -38,6 +38,8 @@ LATER: dict[str, Any] = {
     "head_motion": "keep",
     "shift": 0.0,
     "noise": 0.0,
+    "decay": 0.98,
+    "sam": 0.0,
 }
 # of config.json's data: what must be equal for predictions to belong to one experiment
 SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")
@@ -103,13 +105,16 @@ class Run:
 
 
 def train_config(settings: dict[str, Any]) -> TrainConfig:
-    """TrainConfig from config.json; settings this version does not know are an error, absent ones take defaults."""
+    """TrainConfig from config.json; settings this version does not know are an error, absent ones take defaults.
+
+    Of LATER they take what was done before they could be set.
+    """
     known = {f.name for f in fields(TrainConfig)}
     unknown = set(settings) - known
     if unknown:
         raise DataError(f"the run has settings this version does not know: {', '.join(sorted(unknown))}")
     lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
-    return TrainConfig(**settings | lists)
+    return TrainConfig(**LATER | settings | lists)
 
 
 def run_name(settings: TrainConfig, data_name: str, fingerprint: str, device: str) -> str:

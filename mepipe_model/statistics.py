@@ -19,12 +19,12 @@ from mepipe_model.runs import Prediction
 
 RESAMPLES = 2000  # of the bootstrap: its 2.5 % quantile then rests on 50 resamples
 FEWEST = 5  # subjects: resampling fewer says nothing
-FIGURES = ("UF1", "UAR", "ACC")
+FIGURES = ("UF1", "UAR", "ACC", "WF1")
 Interval = tuple[float, float]
 
 
 def intervals(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Interval] | None:
-    """95 % bootstrap intervals of UF1, UAR and ACC over subjects (Efron; percentile method), None for few subjects."""
+    """95 % bootstrap intervals of FIGURES over subjects (Efron; percentile method), None for few subjects."""
     each = _matrices(rows, classes)
     if len(each) < FEWEST:
         return None
@@ -137,9 +137,9 @@ def _draws(subjects: int) -> np.ndarray:
 
 
 def _figures(matrices: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """(R, 3) UF1, UAR and ACC of (R, C, C) confusion matrices."""
+    """(R, 4) FIGURES of (R, C, C) confusion matrices."""
     scores = [Scores(tuple(classes), m) for m in matrices]
-    return np.array([[s.uf1, s.uar, s.acc] for s in scores])
+    return np.array([[s.uf1, s.uar, s.acc, s.wf1] for s in scores])
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from mepipe_model.metrics import Scores, uf1_uar
 
@@ -53,3 +53,16 @@ def test_only_one_class_in_truth_and_prediction_keeps_the_full_matrix():
 def test_wrong_input_is_refused(true, pred, message):
     with pytest.raises(ValueError, match=message):
         uf1_uar(true, pred, labels=[0, 1, 2])
+
+
+def test_weighted_scores_and_precision_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    true = rng.choice(4, 300, p=[0.6, 0.2, 0.15, 0.05])
+    pred = np.where(rng.random(300) < 0.5, true, rng.integers(0, 4, 300))
+    scores = Scores.of(true.tolist(), pred.tolist(), [0, 1, 2, 3])
+    assert scores.wf1 == pytest.approx(f1_score(true, pred, average="weighted"))
+    assert scores.acc == pytest.approx(recall_score(true, pred, average="weighted")), "WAR"
+    assert scores.precision == pytest.approx(precision_score(true, pred, average=None))
+    told = scores.as_dict()
+    assert told["WAR"] == told["ACC"] == pytest.approx((true == pred).mean())
+    assert told["WF1"] != pytest.approx(told["UF1"], abs=0.01)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
@@ -10,6 +11,8 @@ from mepipe.shards import Content
 from mepipe_model.announce import CURVE, curve_lines
 from mepipe_model.plan import settled_head_motion
 from mepipe_model.recipes import learning_rate, model_options, resolved
+from mepipe_model.runs import decisive, train_config
+from mepipe_model.sharpness import uphill
 
 
 def rates(epochs_at, **kw):
@@ -69,7 +72,7 @@ def test_model_options_are_read_as_json_where_they_are():
     ("options", "message"),
     [({"epochs": 0}, "--epochs is 0"), ({"protocol": "lozo"}, "valid: loso"), ({"flip": 1.5}, "at most 1")],
 )
-def test_settings_out_of_range_name_the_option(options, message):
+def test_settings_out_of_name_the_option(options, message):
     with pytest.raises(UsageError, match=message):
         TrainConfig(**options)
 
@@ -86,3 +89,56 @@ def test_head_motion_is_settled_by_what_the_shards_hold():
         settled_head_motion(replace(merba, head_motion="remove"), maps)
     with pytest.raises(UsageError, match=r"not the frames that lbp_top reads"):
         settled_head_motion(TrainConfig(model="lbp_top", head_motion="remove"), px)
+
+
+def test_the_exponential_schedule_falls_by_its_factor_each_epoch():
+    assert rates([0, 1, 259], model="fermam", protocol="holdout") == pytest.approx([4e-5, 3.92e-5, 4e-5 * 0.98**259])
+    config = resolved(TrainConfig(schedule="exponential", decay=0.5, warmup=2, cooldown=0, epochs=20))
+    got = [learning_rate(config, step, 10) for step in (19, 20, 29, 30, 40)]
+    assert got[0] < 5e-4
+    assert got[1:] == pytest.approx([5e-4, 5e-4, 2.5e-4, 1.25e-4])
+
+
+def test_fermam_trains_as_its_source_does():
+    config = resolved(TrainConfig(model="fermam", protocol="holdout"))
+    assert (config.epochs, config.batch_size, config.optimizer, config.lr) == (260, 300, "adam", 4e-5)
+    assert (config.schedule, config.sam, config.weight_decay, config.flip) == ("exponential", 0.05, 0.0, 0.5)
+    assert resolved(TrainConfig()).sam == 0.0
+
+
+def test_a_run_of_before_keeps_its_name_and_what_it_did():
+    before = resolved(TrainConfig()).as_dict()
+    del before["sam"], before["decay"]
+    assert train_config(before) == resolved(TrainConfig())
+    assert not {"sam", "decay"} & decisive(resolved(TrainConfig())).keys()
+    assert decisive(resolved(TrainConfig(sam=0.1)))["sam"] == 0.1
+
+
+def test_sam_takes_the_gradient_uphill_and_puts_the_weights_back_to_the_bit():
+    """On w^T diag(1, 9) w / 2 at (3, 1): g = (3, 9), so that rho = 0.1 leads to w + 0.1 (3, 9) / |(3, 9)|."""
+    curve = torch.tensor([1.0, 9.0])
+    model = torch.nn.Linear(2, 1, bias=False)
+    w = model.weight
+    with torch.no_grad():
+        w.copy_(torch.tensor([[3.0, 1.0]]))
+    before = w.detach().clone()
+    (w.square() * curve).sum().div(2).backward()
+    with uphill(model, 0.1):
+        moved = w.detach() - before
+        w.grad = None
+        (w.square() * curve).sum().div(2).backward()
+    direction = torch.tensor([[3.0, 9.0]]) / 90**0.5
+    torch.testing.assert_close(moved, 0.1 * direction)
+    torch.testing.assert_close(w.grad, (before + 0.1 * direction) * curve)
+    assert torch.equal(w, before)
+
+
+def test_running_statistics_do_not_hear_of_the_weights_uphill():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    model(x).square().sum().backward()
+    statistics = model[1].running_mean.clone()
+    with uphill(model, 1.0):
+        model(x)
+    assert torch.equal(model[1].running_mean, statistics)
+    assert model[1].momentum == 0.1
