@@ -250,6 +250,31 @@ def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, seeds: b
     reply(as_json, scores, text)
 
 
+# of compare: what each model decides for itself, or what names one run
+OF_ONE_RUN = ("model", "head", "options", "folds", "run", "resume", "dry_run")
+
+
+@cli.command(cls=SpreadWords)
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@SEEDS
+@options_of(TrainConfig, *OF_ONE_RUN)
+@JSON
+@click.pass_obj
+def compare(ws: Workspace, models: tuple[str, ...], seeds: tuple[int, ...], as_json: bool, **options: Any) -> None:
+    """Train several MODELs under one protocol, each by its recipe; print one table with intervals.
+
+    Words after --data that are no data are models too: compare --data 3db ststnet merba_tiny.
+    """
+    from mepipe_model.comparing import compare_models, data_and_models
+
+    options["data"], beside = data_and_models(ws, options["data"])
+    with progress.bar("compare", "epoch") as tick:
+        table = compare_models(ws, (*models, *beside), TrainConfig(**options), seeds, tick, progress.say)
+    reply(as_json, table.as_dict(), table.lines())
+    if table.failed:
+        raise MepipeError(f"no row for {', '.join(table.failed)}", do="see the reasons above")
+
+
 # what the paper's table decides, or what names one run
 OF_A_TABLE = (
     "protocol", "data", "test_corpus", "model", "classes", "head", "options", "k", "seed", "run", "resume", "dry_run",

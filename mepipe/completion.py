@@ -153,6 +153,7 @@ WHAT: dict[tuple[str, str], Names] = {
     ("", "test_corpus"): with_flow,
     ("", "model"): models,
     ("", "base"): models,
+    ("compare", "models"): models,
     ("", "engine"): engines,
     ("prepare", "apex"): spotters,
     ("evaluate", "methods"): spotters,

@@ -29,7 +29,7 @@ NAME = "mepipe.toml"
 CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "train": TrainConfig}
 # Commands that do part of another's work and take its settings: verify gives prepare's verdict, apex evaluate aligns
 # as prepare does, reproduce finds runs by the settings they were trained with.
-ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "train": ("reproduce",)}
+ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "train": ("reproduce", "compare")}
 BARE = re.compile(r"\s*(#.*)?$")  # a line that holds no key
 
 
