@@ -445,7 +445,7 @@ def report(ws: Workspace, names: tuple[str, ...], saliency: str | None, as_json:
 @cli.command()
 @JSON
 def models(as_json: bool) -> None:
-    """List the models: input, source, fidelity, published score."""
+    """List the models: input, parameters, operations, source, fidelity, published score."""
     from mepipe_model.listing import known_models, listing
 
     reply(as_json, known_models(), [listing()])

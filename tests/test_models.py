@@ -10,6 +10,7 @@ from mepipe.errors import UsageError
 from mepipe_model.data import Scale
 from mepipe_model.export import FORMATS, WRITERS, Graph, largest_difference
 from mepipe_model.models import create_model, list_models, model_info
+from mepipe_model.models.counting import multiply_accumulates
 from mepipe_model.models.registry import _MODELS, register_model
 from mepipe_model.weights import load_weights, save_weights
 
@@ -53,8 +54,17 @@ def test_a_model_is_described_and_has_the_parameters_it_claims(name):
     info = model_info(name)
     assert info.name == name
     assert info.fidelity in {"paper", "code", "reconstruction"}
-    assert all(getattr(info, f.name) for f in dataclasses.fields(info))
+    assert all(getattr(info, f.name) for f in dataclasses.fields(info) if f.name != "macs")
     assert sum(p.numel() for p in on_meta(name).parameters()) == info.params
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_model_costs_the_operations_it_claims(name):
+    info = model_info(name)
+    if info.trained_by == "fit":
+        assert info.macs == 0
+        return
+    assert multiply_accumulates(name, info.shape) == info.macs
 
 
 @pytest.mark.parametrize("name", list_models())

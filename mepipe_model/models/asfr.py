@@ -11,6 +11,8 @@ backends do not fit, and it is walked in plain torch; a map has 49 places at mos
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,7 +59,8 @@ class Asfr(nn.Module):
 
     def scanned(self, x: Tensor) -> Tensor:
         """Tokens (B, L, E) in raster order -> (B, L, E); float32 whatever the autocast, as all scans here."""
-        with torch.autocast(x.device.type, enabled=False):
+        # autocast does not know the device of shapes alone
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             x = x.to(self.D.dtype)
             dt, b, c = self.x_proj(x).split((RANK, self.d_state, self.d_state), -1)
             delta = F.softplus(self.dt_proj(dt))

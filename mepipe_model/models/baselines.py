@@ -64,6 +64,7 @@ class HtnetConfig(MapsConfig):
         "others UF1 0.7127 after the last epoch, 0.7740 with the epoch chosen on the test subject"
     ),
     params=1_683,
+    macs=390_000,
     takes=("px",),
 )
 def ststnet(name: str, options: dict[str, Any]) -> Ststnet:
@@ -84,6 +85,7 @@ def ststnet(name: str, options: dict[str, Any]) -> Ststnet:
         "on the test subject"
     ),
     params=2_664_475,
+    macs=3_833_280,
     takes=("px",),
 )
 def off_apexnet(name: str, options: dict[str, Any]) -> OffApexNet:
@@ -104,6 +106,7 @@ def off_apexnet(name: str, options: dict[str, Any]) -> OffApexNet:
         "UF1 0.6484 to 0.6552"
     ),
     params=139_582_982,
+    macs=214_285_312,
     takes=("px",),
 )
 def htnet(name: str, options: dict[str, Any]) -> Htnet:

@@ -34,6 +34,7 @@ MAMBAVISION_B = {
     fidelity="code",
     published="3DB LOSO UF1 0.8193, UAR 0.8227 as reproduced by MERba's authors (Table V)",
     params=96_663_363,
+    macs=15_159_376_896,
 )
 def mambavision_b(name: str, options: dict[str, Any]) -> Merba:
     return build(name, MAMBAVISION_B, options)

@@ -126,6 +126,7 @@ def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Merba:
         "test B 0.4302 (Table IV); early stopping without a described validation set"
     ),
     params=99_803_459,
+    macs=14_496_652_288,
 )
 def merba(name: str, options: dict[str, Any]) -> Merba:
     return build(name, {}, options)
@@ -139,6 +140,7 @@ def merba(name: str, options: dict[str, Any]) -> Merba:
     fidelity="reconstruction",
     published="none",
     params=25_018_531,
+    macs=3_818_696_192,
 )
 def merba_small(name: str, options: dict[str, Any]) -> Merba:
     return build(name, {"dim": 64, "stem_dim": 32, "heads": (2, 4, 8)}, options)
@@ -178,6 +180,7 @@ TINY = {
     fidelity="reconstruction",
     published="none",
     params=586_475,
+    macs=31_818_752,
 )
 def merba_tiny(name: str, options: dict[str, Any]) -> Merba:
     return build(name, TINY, options)

@@ -84,6 +84,7 @@ def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> MsVssm:
     fidelity="reconstruction",
     published="DEAP, 4 classes: accuracy 0.9731, weighted F1 0.9756; split unknown, not comparable",
     params=29_888_115,
+    macs=4_024_992_192,
     takes=("image", "scaled"),
 )
 def ms_vssm(name: str, options: dict[str, Any]) -> MsVssm:
@@ -113,6 +114,7 @@ TINY = {
     fidelity="reconstruction",
     published="none",
     params=266_203,
+    macs=9_456_208,
     takes=("image", "scaled"),
 )
 def ms_vssm_tiny(name: str, options: dict[str, Any]) -> MsVssm:

@@ -87,6 +87,7 @@ def build(name: str, preset: dict[str, Any], options: dict[str, Any]) -> Msstnet
     fidelity="reconstruction",
     published="DFEW and FERV39k, best of their time by the abstract; numbers not read",
     params=24_970_307,
+    macs=8_173_323_776,
     takes=("sequence", "scaled"),
     shape=(16, 3, 112, 112),
 )
@@ -112,6 +113,7 @@ TINY = {
     fidelity="reconstruction",
     published="none",
     params=465_171,
+    macs=333_086_912,
     takes=("sequence", "scaled"),
     shape=(16, 3, 112, 112),
 )

@@ -35,7 +35,8 @@ class ModelInfo:
 
     fidelity: "paper" written from a paper's text, "code" checked against the authors' code,
     "reconstruction" where essential details are ours.  params: trainable parameters as built by
-    ``create_model(name)``.  published: scores the source reports, and what to know about them.
+    ``create_model(name)``.  macs: multiply-accumulates of one sample of ``shape`` (counting.multiply_accumulates), 0
+    where a model has no network.  published: scores the source reports, and what to know about them.
     takes: what the model can read, what it was made for first (Takes).  Of flow in "px" the trainer says by the option
     ``third`` whether the third channel is the magnitude or the strain.
     shape: of one sample as the source has it, (3, H, W) or (T, 3, H, W); other sizes are taken too.
@@ -52,6 +53,7 @@ class ModelInfo:
     fidelity: Literal["paper", "code", "reconstruction"]
     published: str
     params: int
+    macs: int = 0
     takes: tuple[Takes, ...] = ("scaled",)
     shape: tuple[int, ...] = (3, 224, 224)
     landmarks: Literal["taken", "unused"] = "unused"

@@ -82,6 +82,8 @@ def selective_scan(
     UsageError
         ``backend`` is unknown or cannot run on u's device.
     """
+    if u.device.type == "meta":  # shapes alone: nothing is computed there
+        return torch.empty_like(u)
     name, _ = scan_backend(u.device, backend)
     if name == "triton":  # converts in registers: no copies of another dtype
         return _kernel(name)(u, dt, A, B, C, D, dt_bias)
