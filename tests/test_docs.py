@@ -65,6 +65,7 @@ PARSED = {
     "mepipe synth casme2 raw/casme2": "134 MB: test_synth.py",
     "mepipe synth samm raw/samm --subjects 3 --clips 4 --seed 7": "test_synth.py",
     "mepipe reproduce table5": "test_reproduce.py",
+    "mepipe compare --data 3db merba fermam ms_vssm": "test_compare.py",
     "mepipe evaluate RUN_OR_PREDICTIONS_CSV...": "test_pooling.py",
     "mepipe evaluate RUN --against OTHER": "test_statistics.py",
     "mepipe export RUN --format onnx": "test_export.py",

@@ -52,6 +52,7 @@ PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe_model.data": ("Data", ("FlowDataset",)),
     "mepipe_model.metrics": ("Metrics", ("uf1_uar", "confusion_matrix", "Uf1Uar")),
     "mepipe_model.train": ("Training", ("train_run", "Outcome", "FoldsFailed")),
+    "mepipe_model.comparing": ("Several models", ("compare_models",)),
     "mepipe_model.seeds": ("Several seeds", ("train_seeds", "seed_spread")),
     "mepipe_model.evaluate": ("Judging", ("evaluate_runs", "compare_runs")),
     "mepipe_model.predict": ("Predicting", ("predict_clip", "predict_many")),
