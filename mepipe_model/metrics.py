@@ -67,11 +67,11 @@ class Scores:
     @property
     def f1(self) -> np.ndarray:
         hits = self.matrix.diagonal()
-        return _ratio(2 * hits, self.matrix.sum(0) + self.matrix.sum(1))
+        return ratio(2 * hits, self.matrix.sum(0) + self.matrix.sum(1))
 
     @property
     def recall(self) -> np.ndarray:
-        return _ratio(self.matrix.diagonal(), self.matrix.sum(1))
+        return ratio(self.matrix.diagonal(), self.matrix.sum(1))
 
     @property
     def uf1(self) -> float:
@@ -83,7 +83,7 @@ class Scores:
 
     @property
     def precision(self) -> np.ndarray:
-        return _ratio(self.matrix.diagonal(), self.matrix.sum(0))
+        return ratio(self.matrix.diagonal(), self.matrix.sum(0))
 
     @property
     def wf1(self) -> float:
@@ -151,5 +151,6 @@ def _places(values: Iterable[Any], place: dict[Any, int]) -> list[int]:
         raise ValueError(f"{e.args[0]!r} is not among the labels {list(place)}") from e
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part over whole, 0 where whole is 0."""
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mepipe.errors import DataError
-from mepipe_model.metrics import Scores
+from mepipe_model.metrics import ratio
 from mepipe_model.runs import Prediction
 
 RESAMPLES = 2000  # of the bootstrap: its 2.5 % quantile then rests on 50 resamples
@@ -28,7 +28,7 @@ def intervals(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, I
     each = _matrices(rows, classes)
     if len(each) < FEWEST:
         return None
-    drawn = _figures(np.tensordot(_draws(len(each)), each, axes=1), classes)
+    drawn = _figures(np.tensordot(_draws(len(each)), each, axes=1))
     return {name: _interval(drawn[:, i]) for i, name in enumerate(FIGURES)}
 
 
@@ -86,12 +86,12 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction], classes: 
     right = [(a.true == a.pred, b.true == b.pred) for a, b in zip(first, second, strict=True)]
     only = right.count((True, False)), right.count((False, True))
     each = [_matrices(rows, classes) for rows in (first, second)]
-    now = _figures(np.stack([matrices.sum(0) for matrices in each]), classes)
+    now = _figures(np.stack([matrices.sum(0) for matrices in each]))
     subjects = len(each[0])
     drawn = None
     if subjects >= FEWEST:
         weights = _draws(subjects)
-        ours, theirs = (_figures(np.tensordot(weights, matrices, axes=1), classes) for matrices in each)
+        ours, theirs = (_figures(np.tensordot(weights, matrices, axes=1)) for matrices in each)
         drawn = ours - theirs
     differences = {
         name: Difference(
@@ -136,10 +136,12 @@ def _draws(subjects: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
 
 
-def _figures(matrices: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """(R, 4) FIGURES of (R, C, C) confusion matrices."""
-    scores = [Scores(tuple(classes), m) for m in matrices]
-    return np.array([[s.uf1, s.uar, s.acc, s.wf1] for s in scores])
+def _figures(matrices: np.ndarray) -> np.ndarray:
+    """(R, 4) FIGURES of (R, C, C) confusion matrices, as ``Scores`` has them of one."""
+    hits = matrices.diagonal(axis1=1, axis2=2)
+    true, called = matrices.sum(2), matrices.sum(1)
+    f1, recall, clips = ratio(2 * hits, true + called), ratio(hits, true), matrices.sum((1, 2))
+    return np.stack([f1.mean(1), recall.mean(1), hits.sum(1) / clips, (f1 * true).sum(1) / clips], 1)
 
 
 def _interval(values: np.ndarray) -> Interval:

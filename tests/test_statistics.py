@@ -10,9 +10,9 @@ import pytest
 from mepipe.errors import DataError, UsageError
 from mepipe.workspace import Workspace
 from mepipe_model.evaluate import LEAKY, compare_runs, comparison_lines, evaluate_runs, lines, score
-from mepipe_model.metrics import uf1_uar
+from mepipe_model.metrics import Scores, uf1_uar
 from mepipe_model.runs import ORACLE_FILE, Prediction, write_predictions
-from mepipe_model.statistics import compare, intervals, mcnemar
+from mepipe_model.statistics import _figures, compare, intervals, mcnemar
 
 CLASSES = ("negative", "positive", "surprise")
 
@@ -161,3 +161,11 @@ def test_the_published_predictions_have_the_published_score_inside_a_wide_interv
     low, high = result["interval"]["UF1"]
     assert low < 0.7209 < high
     assert 0.05 < high - low < 0.2, "68 subjects do not decide the second digit"
+
+
+def test_the_figures_of_resamples_are_those_of_the_scores():
+    matrices = np.random.default_rng(0).integers(0, 4, (20, 3, 3)).astype(float)
+    matrices[0, :, 2] = matrices[0, 2] = 0  # a class that does not occur
+    scores = [Scores((0, 1, 2), m) for m in matrices]
+    expected = [[s.uf1, s.uar, s.acc, s.wf1] for s in scores]
+    np.testing.assert_allclose(_figures(matrices), expected, rtol=1e-12)

@@ -1,9 +1,9 @@
 """FERMam, facial expressions from an image and its landmarks: its options and presets.
 
-Source     Scientific Reports 2026, doi 10.1038/s41598-026-44396-6; public code jxcsglr/FERMam @88cc097b and, of ASFR and
-           the fusion, @8c677bde, whose forward pass this describes again: IR-50 and a convolutional state-space block
-           for the image, a frozen MobileFaceNet for the landmarks, fusion at three scales by ASFR, a gate, one Linear.
-           fermam_net.py has the parts.
+Source     Scientific Reports 2026, doi 10.1038/s41598-026-44396-6; public code jxcsglr/FERMam @88cc097b and, of ASFR
+           and the fusion, @8c677bde, whose forward pass this describes again: IR-50 and a convolutional state-space
+           block for the image, a frozen MobileFaceNet for the landmarks, fusion at three scales by ASFR, a gate, one
+           Linear.  fermam_net.py has the parts.
 Ours       The code does three things that its text does not say.  ``faithful=true`` repeats them, the default repairs:
              token_view  the image branch's map (256, 14, 14) is read as 49 tokens of 1024 numbers as it lies in
                          memory, so that a token is a slab of some five whole channels; repaired, a token is a place
