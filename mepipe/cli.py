@@ -23,7 +23,7 @@ from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.errors import MepipeError, one_line
 from mepipe.logs import LOG, Session, told_error
-from mepipe.settings import PAIR_THREAD, FlowConfig, PrepareConfig, TrainConfig
+from mepipe.settings import PAIR_THREAD, FacesConfig, FlowConfig, PrepareConfig, TrainConfig
 from mepipe.shardcommands import shards
 from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
@@ -111,12 +111,12 @@ def synth(corpus: str, folder: Path, as_json: bool, **options: Any) -> None:
 def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
     """Detect, align and crop the faces of CORPUS in RAW, and find missing apex frames."""
     from mepipe.datasets import get_corpus
-    from mepipe.prepare import prepare_corpus, summary_lines
+    from mepipe.prepare import prepare_any, summary_lines
     from mepipe.summaries import of_prepare
 
     config = PrepareConfig(**options)
     with progress.bar(f"prepare {corpus}", "clip") as tick:
-        summary = prepare_corpus(ws, get_corpus(corpus), raw, config, tick)
+        summary = prepare_any(ws, get_corpus(corpus), raw, config, tick)
     reply(as_json, of_prepare(summary), summary_lines(summary))
     if config.strict and summary.counts["refused"]:
         raise MepipeError(f"{summary.counts['refused']} clips were refused (--strict)", do="see the reasons above")
@@ -157,7 +157,7 @@ def apex() -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only so many clips, spread over the corpus.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: all cores.")
 @JSON
-@options_of(PrepareConfig, "frames", "quality", "apex", "jobs", "shard", "dry_run", "force", "strict")
+@options_of(PrepareConfig, "frames", "quality", "crop", "length", "apex", "jobs", "shard", "dry_run", "force", "strict")
 def apex_evaluate(
     corpus: str, raw: Path, methods: tuple[str, ...], limit: int | None, jobs: int | None, as_json: bool, **options: Any
 ) -> None:
@@ -188,6 +188,22 @@ def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any)
     if care.last:
         reply(as_json, of_flow(summary), summary_lines(summary))
         care.tell()
+
+
+@cli.command()
+@click.argument("corpora", nargs=-1)
+@options_of(FacesConfig)
+@JSON
+@click.pass_obj
+def faces(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Store apex images or sequences of prepared micro-expression CORPORA, for models that read faces."""
+    from mepipe.facesets import faces_of_crops
+    from mepipe.prepare import summary_lines
+    from mepipe.summaries import of_prepare
+
+    with progress.bar("faces", "clip") as tick:
+        summaries = faces_of_crops(ws, corpora, FacesConfig(**options), tick, progress.say)
+    reply(as_json, [of_prepare(s) for s in summaries], [line for s in summaries for line in summary_lines(s)])
 
 
 SEEDS = click.option(

@@ -80,7 +80,7 @@ def _source(ctx: click.Context, command: str, field: str, file: SettingsFile | N
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path), default=Path(NAME))
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def config_init(file: Path, force: bool) -> None:
-    """Write FILE (mepipe.toml) with every option of prepare, flow and train as a comment, with its default."""
+    """Write FILE (mepipe.toml) with every option of prepare, flow, faces and train as a comment, with its default."""
     from mepipe.configshow import template
     from mepipe.workspace import write_text
 

@@ -1,4 +1,4 @@
-"""``mepipe.toml``: the options of prepare, flow and train in a file, one table for each command.
+"""``mepipe.toml``: the options of prepare, flow, faces and train in a file, one table for each command.
 
     [prepare]
     landmarks = "shape_predictor_68_face_landmarks.dat"
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import UsageError
-from mepipe.settings import FlowConfig, PrepareConfig, TrainConfig, check_value, option
+from mepipe.settings import FacesConfig, FlowConfig, PrepareConfig, TrainConfig, check_value, option
 
 NAME = "mepipe.toml"
-CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "train": TrainConfig}
+CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "faces": FacesConfig, "train": TrainConfig}
 # Commands that do part of another's work and take its settings: verify gives prepare's verdict, apex evaluate aligns
 # as prepare does, reproduce finds runs by the settings they were trained with.
-ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "train": ("reproduce", "compare")}
+ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "faces": (), "train": ("reproduce", "compare")}
 BARE = re.compile(r"\s*(#.*)?$")  # a line that holds no key
 
 

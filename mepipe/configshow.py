@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mepipe.configfile import CONFIGS, SettingsFile, key_of, option_fields
-from mepipe.settings import FlowConfig, PrepareConfig, TrainConfig, cores
+from mepipe.settings import FacesConfig, FlowConfig, PrepareConfig, TrainConfig, cores
 
 DEFAULT = "default"
 
@@ -28,7 +28,7 @@ def effective(command: str, values: dict[str, Any], sources: dict[str, str]) -> 
     Parameters
     ----------
     command
-        ``prepare``, ``flow`` or ``train``.
+        ``prepare``, ``flow``, ``faces`` or ``train``.
     values
         Field -> value, from the command line, the file or the default.
     sources
@@ -77,10 +77,16 @@ def _train(config: TrainConfig) -> tuple[dict[str, Any], dict[str, str]]:
     recipe = f"recipe of {config.model}"
     shorter = f"{recipe}: {{}}, which does not fit into {filled['epochs']} epochs"
     cut = {n: shorter.format(whole[n]) for n in ("warmup", "cooldown") if filled[n] != whole[n]}
-    return filled, {**dict.fromkeys(filled, recipe), **cut}
+    usual = {"protocol": config.protocol or "loso", "classes": config.classes or 3}
+    by_data = dict.fromkeys(usual, "default; of a corpus of faces its own")
+    return {**filled, **usual}, {**dict.fromkeys(filled, recipe), **by_data, **cut}
 
 
-_FILL: dict[str, Any] = {"prepare": _prepare, "flow": _flow, "train": _train}
+def _faces(config: FacesConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    return {"jobs": config.jobs or cores()}, {"jobs": "cores of this machine"}
+
+
+_FILL: dict[str, Any] = {"prepare": _prepare, "flow": _flow, "faces": _faces, "train": _train}
 
 
 def show_lines(shown: dict[str, dict[str, Shown]], file: SettingsFile | None) -> list[str]:
@@ -111,7 +117,7 @@ def _written(value: Any) -> str:
 # --- init ------------------------------------------------------------------------------------------
 
 HEAD = """\
-# Settings of mepipe: the options of prepare, flow and train. The command line wins over this file.
+# Settings of mepipe: the options of prepare, flow, faces and train. The command line wins over this file.
 # All lines are comments that show the defaults: remove the # of those you change.
 # mepipe config show tells what would run, and where each value came from.
 """

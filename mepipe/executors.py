@@ -53,8 +53,18 @@ def process_map(
     threads deadlocks).  An exception of either is raised here; a worker that dies twice on an item yields
     a WorkerDied in place of the result.  Raises MepipeError when no worker can even start.
     """
+    with process_team(fn, jobs, setup=setup, setup_args=setup_args) as team:
+        yield from team(items)
+
+
+@contextlib.contextmanager
+def process_team(
+    fn: Callable[[Any], Any], jobs: int, *, setup: Callable[..., None] | None = None, setup_args: tuple[Any, ...] = ()
+) -> Iterator[Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]]:
+    """``process_map`` of one list after the other by the same workers: as a function of the list."""
     team = _Team((fn, setup, setup_args))
-    try:
+
+    def over(items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         suspects: list[tuple[int, Any]] = []
         for index, item, outcome in team.work(enumerate(items), jobs):
             if isinstance(outcome, WorkerDied):
@@ -64,6 +74,9 @@ def process_map(
         for suspect in suspects:
             for index, _item, outcome in team.work(iter([suspect]), 1):
                 yield index, outcome
+
+    try:
+        yield over
     finally:
         team.end()
 

@@ -13,11 +13,12 @@ import io
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from mepipe.clipwork import ClipTask, Context, Record, needed_frames, prepare_clip, settle_frames, start_worker
 from mepipe.datasets.base import Clip, Corpus
@@ -30,6 +31,9 @@ from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 from mepipe.verify import places
 from mepipe.workspace import Workspace, make_folder, safe_name, sweep, write_json, write_text
+
+if TYPE_CHECKING:
+    from mepipe.facesets import FaceSummary
 
 COLUMNS = (
     "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "label7", "split",
@@ -57,6 +61,10 @@ class Summary:
 
     def __post_init__(self) -> None:
         self.counts = Counter(r.status for r in self.records)
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "clips.csv"
 
     def listed(self, status: str) -> list[Record]:
         return [r for r in self.records if r.status == status]
@@ -95,6 +103,7 @@ def prepare_corpus(
         Wrong settings.
     """
     config = config or PrepareConfig()
+    check_for_clips(config)
     started = time.monotonic()
     context = Context.of(config)  # first: a wrong option is told before a corpus is read
     all_clips, folders = corpus.survey(raw, sheet=config.sheet, corrections=config.corrections)
@@ -117,6 +126,27 @@ def prepare_corpus(
         seconds = time.monotonic() - started
         write_results(folder, all_clips, records, config, context, raw)
     return Summary(corpus.name, records, seconds, reused, folder, left_over)
+
+
+def prepare_any(
+    ws: Workspace, corpus: Corpus, raw: Path, config: PrepareConfig, progress: Progress | None = None
+) -> Summary | FaceSummary:
+    """``prepare_corpus``, or of a corpus of labelled faces ``mepipe.facesets.prepare_faces``."""
+    from mepipe.datasets.facecorpus import FaceCorpus
+
+    if isinstance(corpus, FaceCorpus):
+        from mepipe.facesets import prepare_faces
+
+        return prepare_faces(ws, corpus, raw, config, progress)
+    return prepare_corpus(ws, corpus, raw, config, progress)
+
+
+def check_for_clips(config: PrepareConfig) -> None:
+    """Raises UsageError for options that mean nothing to a corpus of micro-expressions."""
+    if config.crop is not None:
+        raise UsageError("--crop goes with corpora of labelled faces", do="leave it out: clips are always aligned")
+    if config.detector == "none":
+        raise UsageError("--detector none finds no face to align by", do="use another detector")
 
 
 def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
@@ -283,8 +313,27 @@ def checked(record: Record) -> Record:
     return record
 
 
-def summary_lines(summary: Summary, most: int = 20) -> list[str]:
+def wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
+    """``corpora``, or all that is prepared. Raises DataError for one that is not."""
+    prepared = ws.prepared_corpora()
+    for name in corpora:
+        if name not in prepared and (ws.faces / f"{safe_name(name)}.json").is_file():
+            do = f"train on it: mepipe train --data {name}"
+            raise DataError(f"{name} is a corpus of labelled faces, whose shards mepipe prepare has written", do=do)
+        if name not in prepared:
+            known = f"prepared here: {', '.join(prepared) or 'nothing'}"
+            raise DataError(f"{name} is not prepared in {ws.root} ({known})", do=f"run mepipe prepare {name} RAW")
+    if not prepared:
+        raise DataError(f"nothing is prepared in {ws.root}", do="run mepipe prepare CORPUS RAW first")
+    return list(dict.fromkeys(corpora)) or prepared
+
+
+def summary_lines(summary: Summary | FaceSummary, most: int = 20) -> list[str]:
     """The summary as text: counts, every repaired and refused clip with its reason (``most`` of each), time."""
+    if not isinstance(summary, Summary):
+        from mepipe.facesets.run import summary_lines as lines_of_faces
+
+        return lines_of_faces(summary, most)
     total = len(summary.records)
     c = summary.counts
     verb = "would be prepared" if summary.dry_run else "prepared"
@@ -301,5 +350,5 @@ def summary_lines(summary: Summary, most: int = 20) -> list[str]:
         new = total - summary.reused
         rate = f" ({new / max(summary.seconds, 1e-9):.1f} clips/s)" if new else ""
         fresh = f"{new} looked at{rate}, {summary.reused} up to date"
-        lines.append(f"  {summary.seconds:.1f} s ({fresh}) -> {summary.folder / 'clips.csv'}")
+        lines.append(f"  {summary.seconds:.1f} s ({fresh}) -> {summary.table}")
     return lines

@@ -68,7 +68,9 @@ class PrepareConfig(Checked):
     """Settings of ``prepare_corpus``."""
 
     detector: str = option(
-        "dlib", "face detector: dlib HOG, a YuNet model file, or given boxes", choices=("dlib", "yunet", "given")
+        "dlib",
+        "face detector: dlib HOG, a YuNet model file, given boxes, or none (corpora of faces: no landmarks)",
+        choices=("dlib", "yunet", "given", "none"),
     )
     detector_file: str | None = option(
         None, "YuNet .onnx (--detector yunet) or boxes CSV (--detector given)", metavar="PATH"
@@ -86,6 +88,11 @@ class PrepareConfig(Checked):
         None, "with --frames all: JPEG quality of all but onset and apex, 95 is good; default: lossless PNG",
         low=50, high=100,
     )  # fmt: skip
+    crop: str | None = option(
+        None, "corpora of faces: take pictures as they are, resized, or align them by landmarks; default: the corpus's "
+        "own (rafdb: as-is)", choices=("as-is", "aligned"),
+    )  # fmt: skip
+    length: int = option(16, "corpora of faces: frames that a sequence is resampled to", low=2, high=128)
     apex: str = option("residual", "spotter for clips without a usable apex", metavar="METHOD")
     max_gap: int = option(
         3, "an annotated frame that is absent may be replaced by one at most this many frames away", low=0
@@ -145,16 +152,40 @@ class FlowConfig(Checked):
 
 
 @dataclass(frozen=True)
+class FacesConfig(Checked):
+    """Settings of ``mepipe.facesets.faces_of_crops``."""
+
+    kind: str = option(
+        "image", "what to store of a clip: the crop of its apex, or the sequence from onset to offset (needs mepipe "
+        "prepare --frames all)", choices=("image", "sequence"),
+    )  # fmt: skip
+    length: int = option(16, "frames that a sequence is resampled to", low=2, high=128)
+    jobs: int | None = option(None, "worker processes; default: all cores", low=1)
+    force: bool = option(False, "make again what is up to date")
+
+
+@dataclass(frozen=True)
 class TrainConfig(Checked):
     """Settings of ``train_run``. Defaults are the paper's recipe (MERba, section IV-B)."""
 
-    protocol: str = option("loso", "how subjects are split", choices=("loso", "holdout", "kfold", "cross"))
+    protocol: str | None = option(
+        None, "how subjects are split; default: loso, and of a corpus of faces its own folds or parts. random-leaky "
+        "puts one person on both sides: only to show what that is worth",
+        choices=("loso", "holdout", "kfold", "cross", "folds", "random-leaky"),
+    )  # fmt: skip
     data: tuple[str, ...] = option((), "corpora to train on, or 3db; default: all that has flow", metavar="CORPUS")
     test_corpus: str | None = option(
         None, "of --protocol cross: test on this corpus alone; default: on each in turn", metavar="CORPUS"
     )  # fmt: skip
     model: str = option("merba", "see `mepipe models`", metavar="NAME")
-    classes: int = option(3, "label set: 3 (MEGC2019), 5 (each corpus's own), 7 (DFME's)", low=3, high=7)
+    input: str | None = option(
+        None, "what the model reads; default: what it was made for, as far as it is there",
+        choices=("flow", "image", "sequence"),
+    )  # fmt: skip
+    classes: int | None = option(
+        None, "label set: 3 (MEGC2019, the default), 5 (each corpus's own), 7 (DFME's); of a corpus of faces "
+        "one of its own (affectnet: 8, or 7)", low=2, high=100,
+    )  # fmt: skip
     head: str | None = option(None, "linear or dgcm (7 classes); default: the model's", choices=("linear", "dgcm"))
     epochs: int | None = option(None, "epochs per fold; default: the model's recipe (paper: 70, holdout 200)", low=1)
     batch_size: int | None = option(None, "clips per step; default: the model's recipe (paper: 128)", low=1)

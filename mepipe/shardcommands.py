@@ -1,4 +1,4 @@
-"""``mepipe shards``: list, verify, export or import flow shards."""
+"""``mepipe shards``: list and verify shards, export or import flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mepipe.workspace import Workspace
 
 @click.group(cls=Group)
 def shards() -> None:
-    """List, verify, export or import flow shards."""
+    """List and verify shards, export or import flow."""
 
 
 @shards.command("ls")
@@ -25,7 +25,7 @@ def shards_ls(ws: Workspace, as_json: bool) -> None:
     """List the shards of the workspace."""
     from mepipe.shardtools import describe, table
 
-    rows = describe(ws.flow)
+    rows = describe(ws.flow) + describe(ws.faces)
     reply(as_json, rows, [table(rows)])
 
 
@@ -34,13 +34,13 @@ def shards_ls(ws: Workspace, as_json: bool) -> None:
 @click.pass_obj
 def shards_verify(ws: Workspace, as_json: bool) -> None:
     """Check every sample's checksum, shape and values; exit 1 when one fails."""
-    from mepipe.shardtools import verify_folder
+    from mepipe.shardtools import verify_folders
 
     with progress.bar("verify", "shard") as tick:
-        findings = verify_folder(ws.flow, tick)
+        findings = verify_folders([ws.flow, ws.faces], tick)
     reply(as_json, {"findings": findings}, findings or ["all samples are as they were written"])
     if findings:
-        raise MepipeError(f"{len(findings)} findings", do="run mepipe flow --force")
+        raise MepipeError(f"{len(findings)} findings", do="run mepipe flow, prepare or faces again with --force")
 
 
 @shards.command("export")

@@ -8,7 +8,8 @@ from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.progress import Progress
-from mepipe.shards import list_shards, open_shards, verify_shards
+from mepipe.shards import Faces, list_shards, open_shards, verify_shards
+from mepipe.shards.content import AnyContent
 from mepipe.workspace import atomic_file
 
 
@@ -20,7 +21,7 @@ def describe(folder: Path) -> list[dict[str, Any]]:
         try:
             shard = open_shards([path])
             row |= {"samples": len(shard), "engine": shard.engine, "parameters": shard.parameters}
-            row |= {"channels": shard.content.channels, "normalised": shard.content.normalised}
+            row |= contents(shard.files[0].content)
             shard.close()
         except MepipeError as e:
             row["error"] = str(e)
@@ -28,32 +29,45 @@ def describe(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def contents(content: AnyContent) -> dict[str, Any]:
+    """What a shard holds: of flow its channels, of faces the length of its sequences (0: images) and its classes."""
+    if isinstance(content, Faces):
+        return {"length": content.frames or 0, "class_sets": content.class_sets, "votes": content.votes}
+    return {"channels": content.channels, "normalised": content.normalised}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no shards"
     lines = []
     for r in rows:
-        what = r.get("error") or f"{r['samples']:4} samples, {r['engine']}, {_values(r)}"
+        what = r.get("error") or f"{r['samples']:4} samples, {_faces(r) if 'length' in r else _flow(r)}"
         lines.append(f"{r['file']:24} {r['megabytes']:8.1f} MB  {what}")
     return "\n".join(lines)
 
 
-def _values(row: dict[str, Any]) -> str:
+def _flow(row: dict[str, Any]) -> str:
     if row["normalised"]:
-        return f"{', '.join(row['channels'])}, normalised"
+        return f"{row['engine']}, {', '.join(row['channels'])}, normalised"
     parameters = row["parameters"]
     averaged = [f"{2 * parameters['average'] + 1} frames averaged"] if parameters.get("average") else []
-    return ", ".join([f"pad {parameters.get('pad')}", *averaged, *row["channels"][3:]])
+    return ", ".join([row["engine"], f"pad {parameters.get('pad')}", *averaged, *row["channels"][3:]])
 
 
-def verify_folder(folder: Path, progress: Progress | None = None) -> list[str]:
+def _faces(row: dict[str, Any]) -> str:
+    kind = f"sequences of {row['length']} frames" if row["length"] else "images"
+    sets = [f"{' or '.join(str(len(s)) for s in row['class_sets'])} classes"] if row["class_sets"] else []
+    return ", ".join([kind, f"crop {row['parameters'].get('crop')}", *sets, *(["votes"] if row["votes"] else [])])
+
+
+def verify_folders(folders: Sequence[Path], progress: Progress | None = None) -> list[str]:
     """Findings of a full check of every shard, as text. Raises DataError when there is none.
 
     progress(done, total) counts shards.
     """
-    paths = list_shards(folder)
+    paths = [path for folder in folders for path in list_shards(folder)]
     if not paths:
-        raise DataError(f"no shards in {folder}", do="run mepipe flow first")
+        raise DataError(f"no shards in {' and '.join(map(str, folders))}", do="run mepipe flow or mepipe faces first")
     findings = []
     for done, path in enumerate(paths, start=1):
         findings += [str(f) for f in verify_shards([path])]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mepipe.facesets import FaceSummary
     from mepipe.flow.run import FlowSummary
     from mepipe.prepare import Summary
     from mepipe_model.seeds import SeedsOutcome
     from mepipe_model.train import Outcome
 
 
-def of_prepare(summary: Summary) -> dict[str, Any]:
+def of_prepare(summary: Summary | FaceSummary) -> dict[str, Any]:
     """Counts, the table, and every clip that is not simply ok, with its reason."""
     told = ("subject", "clip", "status", "reason")
     return {
@@ -24,9 +25,10 @@ def of_prepare(summary: Summary) -> dict[str, Any]:
         "counts": {status: summary.counts[status] for status in ("ok", "repaired", "refused")},
         "reused": summary.reused,
         "seconds": round(summary.seconds, 2),
-        "table": None if summary.dry_run else str(summary.folder / "clips.csv"),
+        "table": None if summary.dry_run else str(summary.table),
         "not_ok": [{n: getattr(r, n) for n in told} for r in summary.records if r.status != "ok"],
-        "without_row": [str(folder) for folder in summary.left_over],
+        "without_row": [str(folder) for folder in getattr(summary, "left_over", [])],
+        "shards": [str(path) for path in getattr(summary, "shards", [])],
     }
 
 

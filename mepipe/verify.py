@@ -34,6 +34,7 @@ from mepipe.datasets.base import (
     blamed,
 )
 from mepipe.datasets.composite import key, of_corpus
+from mepipe.datasets.facecorpus import FaceCorpus
 from mepipe.datasets.folders import loose
 from mepipe.datasets.manifests import Count
 from mepipe.errors import DataError
@@ -100,7 +101,8 @@ class Verification:
         if c:
             lines.append(f"  rows     {c['rows']}: {c['usable']} usable ({c['repaired']} of them repaired), "
                          f"{c['refused']} refused; {c['subjects']} subjects")  # fmt: skip
-            lines.append(f"  folders  {c['folders']}: {c['named']} named by a row, {c['copies']} copies of these, "
+            unit = c.get("unit", "folders")
+            lines.append(f"  {unit:8} {c['folders']}: {c['named']} named by a row, {c['copies']} copies of these, "
                          f"{c['left_over']} without a row, {c['other']} of other things")  # fmt: skip
             if c["taken_from"]:
                 won = ", ".join(f"{place} ({n})" for place, n in c["taken_from"].items())
@@ -159,6 +161,10 @@ def verify_corpus(
     UsageError
         RAW is no folder or ``sheet`` no file; all else is a finding.
     """
+    if isinstance(corpus, FaceCorpus):
+        from mepipe.verifyfaces import verify_faces
+
+        return verify_faces(corpus, raw, deep, sheet, progress)
     started = time.monotonic()
     try:
         clips, folders = corpus.survey(raw, sheet=sheet, corrections=corrections)
@@ -178,8 +184,8 @@ def verify_corpus(
     accounted = places(corpus, clips, folders)
     findings += [_left_over(p, folders) for p in accounted["left_over"]]
     with blamed(corpus, "counting its clips"):
-        findings += _of_counts(corpus, clips, usable)
-    counts = _counts(clips, usable, findings) | {name: len(found) for name, found in accounted.items()}
+        findings += of_counts(corpus, clips, usable)
+    counts = counted(clips, usable, findings) | {name: len(found) for name, found in accounted.items()}
     counts |= {"folders": sum(map(len, accounted.values())), "images": images.opened}
     counts["taken_from"] = taken_from(clips, accounted["copies"], folders)
     return Verification(corpus.name, raw, tuple(findings), counts, time.monotonic() - started)
@@ -308,20 +314,21 @@ def _left_over(folder: Path, folders: FrameFolders) -> Finding:
     return Finding(LEFT_OVER, where, f"no row of the annotation names it{nothing}")
 
 
-def _counts(clips: Sequence[Clip], usable: Sequence[Clip], findings: Sequence[Finding]) -> dict[str, Any]:
+def counted(clips: Sequence[Clip], usable: Sequence[Clip], findings: Sequence[Finding]) -> dict[str, Any]:
+    """How many rows are of which fate, subject, emotion and split."""
     repairs = {f.where for f in findings if f.name in WARN}
     return {
         "rows": len(clips),
         "usable": len(usable),
         "repaired": sum(c.id in repairs for c in usable),
         "refused": len(clips) - len(usable),
-        "subjects": len({c.subject for c in clips}),
+        "subjects": len({c.subject for c in clips if c.subject}),
         "emotions": dict(Counter(c.emotion for c in clips if not c.problem)),
         "splits": dict(Counter(c.split for c in clips if c.split)),
     }
 
 
-def _of_counts(corpus: Corpus, clips: Sequence[Clip], usable: Sequence[Clip]) -> Iterator[Finding]:
+def of_counts(corpus: Corpus, clips: Sequence[Clip], usable: Sequence[Clip]) -> Iterator[Finding]:
     """Published counts that the annotation does not have, and members of composites that cannot be used."""
     composites = of_corpus(corpus.name)
     parts: dict[str, list[Count]] = {}
@@ -366,7 +373,7 @@ def _difference(count: Count, clips: Sequence[Clip]) -> str:
         mine = sum(c.emotion == count.emotion for c in clips)
         return f"{count.emotion} {mine} (published {count.clips})" if mine != count.clips else ""
     text = f"{len(clips)} clips (published {count.clips})" if len(clips) != count.clips else ""
-    subjects = len({c.subject for c in clips})
+    subjects = len({c.subject for c in clips if c.subject})
     if count.subjects is not None and subjects != count.subjects:
         text += f"{', ' if text else ''}{subjects} subjects (published {count.subjects})"
     return text

@@ -1,6 +1,6 @@
 """Where results lie, and how a file gets there: whole, or not at all.
 
-Layout   WORKSPACE/prepared/<corpus>/  flow/  runs/<run>/
+Layout   WORKSPACE/prepared/<corpus>/  flow/  faces/  runs/<run>/
 Writing  temp file in the same folder, flush, fsync, rename, fsync of the folder
 Locks    one writer per stage; a lock whose process is dead is taken over (locks.py)
 """
@@ -52,6 +52,10 @@ class Workspace:
     @property
     def flow(self) -> Path:
         return self.root / "flow"
+
+    @property
+    def faces(self) -> Path:
+        return self.root / "faces"
 
     @property
     def runs(self) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mepipe.settings import TrainConfig
 from mepipe_model.fitted import STEPS, is_fitted
 from mepipe_model.plan import Plan
-from mepipe_model.protocols import Fold, unseen_classes
+from mepipe_model.protocols import LEAKY, Fold, unseen_classes
 from mepipe_model.recipes import learning_rate, model_options
 from mepipe_model.runs import Run
 
@@ -82,7 +82,10 @@ def data_line(plan: Plan) -> str:
 
 def content_lines(plan: Plan) -> list[str]:
     """A line when the data are not flow in px."""
-    if not plan.flow["normalised"]:
+    if plan.config.protocol == LEAKY:
+        leak = "one person is in training and in test: its scores are not comparable to honest ones"
+        return [f"warning: --protocol {LEAKY}: {leak}"]
+    if not plan.flow.get("normalised"):
         return []
     return [f"  imported arrays: {', '.join(plan.flow['channels'])}, normalised before they came here"]
 

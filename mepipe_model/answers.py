@@ -29,6 +29,10 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "folds": list(self.folds), "warnings": list(self.warnings)}
 
+    def line(self) -> str:
+        """The answer in short."""
+        return f"{self.clip}: {self.prediction} {self.probabilities[self.prediction]:.1%}, apex {self.apex}"
+
     def lines(self) -> list[str]:
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         out = [f"{self.clip}: {self.prediction}"]
@@ -39,6 +43,40 @@ class Answer:
         out.append(f"  {models} of {self.run}; read by {self.reader}")
         out += [f"  warning: {w}" for w in self.warnings]
         return out + ([f"  picture {self.picture}"] if self.picture else [])
+
+
+@dataclass(frozen=True)
+class FaceAnswer:
+    """What a run that reads faces says of one input. probabilities: by class name, they sum to 1.
+
+    frames: how many were looked at.  landmarks: whether they were found.
+    """
+
+    clip: str
+    run: str
+    frames: int
+    crop: str
+    landmarks: bool
+    prediction: str
+    probabilities: dict[str, float]
+    folds: tuple[str, ...]
+    reader: str
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "folds": list(self.folds), "warnings": list(self.warnings)}
+
+    def line(self) -> str:
+        """The answer in short."""
+        return f"{self.clip}: {self.prediction} {self.probabilities[self.prediction]:.1%}"
+
+    def lines(self) -> list[str]:
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        out = [f"{self.clip}: {self.prediction}", *(f"  {name:10} {p:6.1%}" for name, p in ranked)]
+        many = "1 picture" if self.frames == 1 else f"{self.frames} frames"
+        found = "68 landmarks" if self.landmarks else "no landmarks"
+        out.append(f"  {many}, crop {self.crop}, {found}; mean of {len(self.folds)} models of {self.run}")
+        return out + [f"  warning: {w}" for w in self.warnings]
 
 
 @dataclass(frozen=True)
@@ -65,7 +103,7 @@ class Predictions:
 
     run: str
     classes: tuple[str, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[Answer, ...] | tuple[FaceAnswer, ...]
     refused: tuple[Refused, ...]
     shown: tuple[Shown, ...] = field(default=(), repr=False)
 
@@ -73,7 +111,7 @@ class Predictions:
         """One line for each input; of a single one, everything."""
         if len(self.answers) == 1 and not self.refused:
             return self.answers[0].lines()
-        out = [f"{a.clip}: {a.prediction} {a.probabilities[a.prediction]:.1%}, apex {a.apex}" for a in self.answers]
+        out = [a.line() for a in self.answers]
         out += [f"refused  {r.name}  {r.reason}" for r in self.refused]
         out.append(f"{len(self.answers)} classified, {len(self.refused)} refused")
         notes = dict.fromkeys(w for a in self.answers for w in a.warnings)
@@ -85,3 +123,8 @@ class Predictions:
             return self.answers[0].as_dict()
         return {"run": self.run, "answers": [a.as_dict() for a in self.answers],
                 "refused": [vars(r) for r in self.refused]}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FacePredictions(Predictions):
+    """What ``predict_faces`` found: its answers are ``FaceAnswer``."""

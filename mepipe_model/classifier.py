@@ -56,6 +56,8 @@ class Classifier:
 
     def __init__(self, ws: Workspace, run: str, fold: str | None = None, landmarks: str | None = None) -> None:
         self.run = find_run(ws, run)
+        if self.run.settings.input is not None:
+            raise UsageError(f"{self.run.name} reads faces, not flow", do="choose a run that reads flow")
         if self.run.config["data"].get("flow", {}).get("normalised"):
             raise DataError(f"{self.run.name} was trained on imported, normalised arrays; a clip's flow is in px")
         self.folds, self._fold = usable_folds(self.run, fold), fold

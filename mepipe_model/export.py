@@ -141,6 +141,9 @@ def export_run(ws: Workspace, run: str, format: str, fold: str | None = None, ou
 def check_exportable(run: Run, format: str) -> None:
     """Raises UsageError for a model without a graph, MepipeError for a missing package."""
     name = run.settings.model
+    if run.settings.input is not None:
+        do = f"its weights are {run.folder}/folds/<fold>/weights.safetensors"
+        raise UsageError(f"{run.name} reads faces; only models of flow are exported", do=do)
     if format != "safetensors" and model_info(name).native == "frames":
         what = f"--format {format}: {name} counts patterns in clips of any length, which is no graph"
         raise UsageError(what, do="use --format safetensors, which holds the SVM")

@@ -26,7 +26,9 @@ from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, wr
 from mepipe_model.augment import augmented
 from mepipe_model.compiled import compiled
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
+from mepipe_model.facedata import IMAGENET, Batch, FaceDataset, FaceStore, Looked
 from mepipe_model.feeding import Tally
+from mepipe_model.inputs import open_data
 from mepipe_model.metrics import confusion_matrix
 from mepipe_model.models import create_model, model_info
 from mepipe_model.models.base import FlowModel, PreparingModel
@@ -53,19 +55,39 @@ class Bench:
         self.device = torch.device(device)
         about = self.run.config["data"]
         self.workspace = Workspace(workspace)
-        flow = self.workspace.flow
-        self.data = FlowDataset(flow, about["corpora"], self.config.classes, composite=about.get("composite"))
-        self.store = FlowStore(self.data, self.device, self.config.head_motion or "keep")
+        kind = self.config.input or "flow"
+        self.data = open_data(self.workspace, kind, about["corpora"], self.config.classes, about.get("composite"))
+        self._flow: FlowStore | None = None
+        self._faces: FaceStore | None = None
+        if isinstance(self.data, FlowDataset):
+            self._flow = FlowStore(self.data, self.device, self.config.head_motion or "keep")
+        assert self.config.protocol is not None, "the settings of a run are settled"
         folds = make_folds(self.config.protocol, self.data.samples, k=self.config.k, seed=self.config.seed)
         self.folds = {f.id: f for f in folds}
         self._prepared: PreparedStore | SequenceStore | None = None
+
+    @property
+    def store(self) -> FlowStore:
+        assert self._flow is not None, "this run reads faces"
+        return self._flow
 
     @cached_property
     def moments(self) -> np.ndarray:
         return moments(self.store, len(self.data))
 
-    def inputs(self, model: FlowModel) -> FlowStore | PreparedStore | SequenceStore:
+    def fitted_scale(self, train: Sequence[int]) -> Scale:
+        """The scaling of a fold's inputs: fitted to its training clips, or of faces that of natural images."""
+        if self.config.scale != "standard":
+            return Scale.none()
+        return fitted_scale(self.moments, train) if self._flow else IMAGENET
+
+    def inputs(self, model: FlowModel) -> FlowStore | FaceStore | PreparedStore | SequenceStore:
         """Where ``model``'s batches come from; all folds of a run prepare alike, so the first one's serves all."""
+        if isinstance(self.data, FaceDataset):
+            if self._faces is None:
+                size = model_info(self.config.model).shape[-1]
+                self._faces = FaceStore(self.data, self.device, size, model.wants_landmarks)
+            return self._faces
         if not isinstance(model, PreparingModel):
             return self.store
         if self._prepared is None and model_info(self.config.model).native == "frames":
@@ -131,8 +153,7 @@ class _Training:
         inner = inner_split(samples, fold.train, seed) if self.config.select == "inner" else None
         self.train = list(inner.train if inner else fold.train)
         self.validation = list(inner.test) if inner else []
-        standard = self.config.scale == "standard"
-        self.scale = fitted_scale(bench.moments, self.train) if standard else Scale.none()
+        self.scale = bench.fitted_scale(self.train)
         torch.manual_seed(seed_of(seed, fold.id, "weights"))
         options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
         self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
@@ -202,15 +223,15 @@ class _Training:
         for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, step, len(pieces))
-            x = augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator)
-            loss, out = self._backward(x, target, epoch / self.config.epochs)
+            batch = self._augmented(self._scaled(x), generator)
+            loss, out = self._backward(batch, target, epoch / self.config.epochs)
             if self.config.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
             tally.add(loss, self.model.head.decide(out.detach()) == target)
         return tally.result()
 
-    def _backward(self, x: Tensor, target: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def _backward(self, x: Batch, target: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """The gradients of a batch, with SAM those uphill. Returns its loss and outputs at the weights as they are."""
         out = self._forward(x)
         loss = self.model.head.loss(out, target, progress)
@@ -223,21 +244,32 @@ class _Training:
                 above.backward()
         return loss, out
 
-    def _batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+    def _batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Batch]:
         """The inputs of every piece in turn."""
-        if isinstance(self.inputs, FlowStore):
+        if isinstance(self.inputs, FlowStore | FaceStore):
             yield from self.inputs.batches(pieces, mirrored)
             return
         for i, piece in enumerate(pieces):
             yield self.inputs.batch(piece, None if mirrored is None else mirrored[i])
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _scaled(self, batch: Batch) -> Batch:
+        return batch._replace(x=self.scale(batch.x)) if isinstance(batch, Looked) else self.scale(batch)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """A scaled batch of flow, shifted and with noise; faces are left as they are."""
+        if isinstance(batch, Looked):
+            return batch
+        return augmented(batch, self.config.shift or 0.0, self.config.noise or 0.0, generator)
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """Raw outputs of a scaled batch."""
+        x, beside = (batch.x, (batch.points,)) if isinstance(batch, Looked) else (batch, ())
         if self.config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if not self.bench.mixed or isinstance(self.model, FittedModel):  # an SVM's decisions need their last digits
-            return self.network(x)
+            return self.network(x, *beside)
         with torch.autocast(self.bench.device.type, torch.bfloat16):
-            return self.network(x).float()
+            return self.network(x, *beside).float()
 
     def _rate(self, epoch: int, step: int, steps: int | None = None) -> float:
         assert self.config.batch_size is not None
@@ -250,7 +282,7 @@ class _Training:
         self.model.eval()
         assert self.config.batch_size is not None
         pieces = [indices[i : i + self.config.batch_size] for i in range(0, len(indices), self.config.batch_size)]
-        return torch.cat([self._forward(self.scale(x)).cpu() for x in self._batches(pieces)])
+        return torch.cat([self._forward(self._scaled(x)).cpu() for x in self._batches(pieces)])
 
     def _look(self, epoch: int) -> dict[str, float]:
         """What the selection rule looks at after an epoch. ``fixed`` looks at nothing."""

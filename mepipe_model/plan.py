@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.settings import TrainConfig, cores
-from mepipe.shards import Content, Sample, Shards, list_shards
+from mepipe.shards import Content, Faces, Sample, Shards
+from mepipe.shards.content import AnyContent, maker
 from mepipe.workspace import Workspace, digest
 from mepipe_model.fitted import check_inputs
+from mepipe_model.inputs import open_data, settled, wanted_corpora
 from mepipe_model.protocols import Fold, make_folds, named_parts, only_corpus
 
 
@@ -30,7 +31,13 @@ class Plan:
     parts: dict[str, str]  # of the test set, by subject (DFME: testA, testB)
     device: str
     fingerprint: str
-    flow: dict[str, Any]
+    flow: dict[str, Any]  # how it was made; {} where faces are read
+    faces: dict[str, Any]  # how they were made; {} where flow is read
+
+    @property
+    def kind(self) -> str:
+        """Flow, image or sequence."""
+        return self.config.input or "flow"
 
     @property
     def data_name(self) -> str:
@@ -39,21 +46,27 @@ class Plan:
 
 def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     """Everything that is decided before the first step. Raises DataError when there is nothing to train on."""
-    from mepipe_model.data import FlowDataset
-
-    corpora, composite = wanted_corpora(ws, config.data)
-    data = FlowDataset(ws.flow, corpora, config.classes, composite=composite)
+    config = settled(ws, config)
+    kind = config.input or "flow"
+    if kind != "flow" and (config.shift or config.noise):
+        raise UsageError("--shift and --noise go with flow, not with faces", do="leave them out")
+    corpora, composite = wanted_corpora(ws, config.data, kind)
+    data = open_data(ws, kind, corpora, config.classes, composite)
     if not len(data):
         whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
         raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
     if damaged := data.shards.damaged():
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do="run mepipe flow again")
+        do = f"run {maker(data.shards.paths[0])} again"
+        raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do=do)
     samples = data.samples
-    check_inputs(ws, config.model, samples, data.content)
+    if isinstance(data.content, Content):
+        check_inputs(ws, config.model, samples, data.content)
+    assert config.protocol is not None, "settled above"
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     folds = only_corpus(folds, config.protocol, config.test_corpus)
-    fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
+    identity = [[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)]
+    fingerprint = digest(identity if kind == "flow" else [kind, data.classes, identity])
     device = pick_device(config.device)
     # part of the run's identity, like every setting: sums over threads differ in their last digits
     threads = config.threads or max(1, cores() // len(folds))
@@ -66,7 +79,7 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
         ),
         corpora=corpora,
         composite=composite,
-        missing=data.missing,
+        missing=list(data.missing),
         samples=samples,
         targets=data.targets,
         classes=data.classes,
@@ -75,14 +88,19 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
         parts=named_parts(samples, folds),
         device=device,
         fingerprint=fingerprint,
-        flow=flow_facts(data.shards),
+        flow=flow_facts(data.shards) if kind == "flow" else {},
+        faces={} if kind == "flow" else {"parameters": data.shards.parameters},
     )
 
 
-def settled_head_motion(config: TrainConfig, content: Content) -> str:
+def settled_head_motion(config: TrainConfig, content: AnyContent) -> str:
     """``--head-motion`` without auto. Raises UsageError where it is to be removed and the input is no flow in px."""
     from mepipe_model.models import model_info
 
+    if isinstance(content, Faces):
+        if config.head_motion == "remove" and config.input:
+            raise UsageError(f"--head-motion remove needs flow, not an {config.input}", do="leave --head-motion out")
+        return "keep"
     in_px = not content.normalised and model_info(config.model).flow is not None
     if config.head_motion == "remove" and not in_px:
         what = "normalised arrays" if content.normalised else f"the frames that {config.model} reads"
@@ -95,34 +113,6 @@ def flow_facts(shards: Shards) -> dict[str, Any]:
     content = shards.content
     facts = {"parameters": shards.parameters, "channels": list(content.channels), "normalised": content.normalised}
     return facts if content.span is None else {**facts, "span": list(content.span)}
-
-
-def wanted_corpora(ws: Workspace, data: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """The corpora to train on, and the composite when one is meant.
-
-    Without ``--data``: a composite whose corpora are exactly those that have shards, else all of them.
-    Raises UsageError for a composite beside other names, DataError for what has no shards.
-    """
-    from mepipe.datasets.composite import COMPOSITES, check_manifest
-
-    there = sorted({p.name.rsplit("-", 1)[0] for p in list_shards(ws.flow)})
-    if not there:
-        raise DataError(f"no flow shards in {ws.flow}", do="run mepipe flow first")
-    names = tuple(dict.fromkeys(data)) or tuple(there)
-    composite = next((n for n in names if n in COMPOSITES), None)
-    if composite and len(names) > 1:
-        raise UsageError(f"--data {composite} stands alone, got {' '.join(names)}")
-    if not data:
-        composite = next((n for n in COMPOSITES if set(COMPOSITES.get(n).corpora) == set(there)), None)
-    if composite:
-        check_manifest(composite)
-        names = tuple(COMPOSITES.get(composite).corpora)
-    for name in names:
-        if name not in there:
-            needed = f", which {composite} needs," if composite else ""
-            do = f"run mepipe prepare {name} RAW, then mepipe flow {name}"
-            raise DataError(f"no flow of {name}{needed} in {ws.flow} (there: {', '.join(there)})", do=do)
-    return names, composite
 
 
 def pick_device(wanted: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mepipe.errors import DataError, UsageError
 from mepipe.progress import Progress
 from mepipe.workspace import Workspace, write_bytes
-from mepipe_model.answers import Answer, Predictions, Refused, Shown
+from mepipe_model.answers import Answer, FaceAnswer, Predictions, Refused, Shown
 from mepipe_model.classifier import Classifier, Seen, averaged, flow_like  # noqa: F401 - importable from here
 from mepipe_model.foldmodels import (  # noqa: F401 - likewise
     mean_probabilities,
@@ -23,6 +23,7 @@ from mepipe_model.foldmodels import (  # noqa: F401 - likewise
     usable_folds,
 )
 from mepipe_model.predictinputs import Input, opened
+from mepipe_model.runs import find_run
 
 __all__ = ["predict_clip", "predict_many"]
 
@@ -40,7 +41,7 @@ def predict_clip(
     fold: str | None = None,
     landmarks: str | None = None,
     picture: Path | None = None,
-) -> Answer:
+) -> Answer | FaceAnswer:
     """Classify a clip with the weights of ``run``.
 
     Parameters
@@ -111,7 +112,7 @@ def predict_many(
     Returns
     -------
     Predictions
-        The answers, in order, and the inputs that gave none.
+        The answers, in order, and the inputs that gave none; of a run that reads faces, FacePredictions.
 
     Raises
     ------
@@ -121,8 +122,13 @@ def predict_many(
         No weights, weights for normalised arrays; of a single input, why it is refused.
     """
     from mepipe.report import prediction_picture
+    from mepipe_model.predictfaces import predict_faces, reads_faces
 
     check_picture(picture)
+    if reads_faces(find_run(ws, run)):
+        if picture or pictures:
+            raise UsageError("--picture and --page show flow, and this run reads faces", do="use --csv or --json")
+        return predict_faces(ws, run, inputs, fold=fold, landmarks=landmarks, progress=progress)
     if picture and len(inputs) != 1:
         raise UsageError(f"--picture draws one clip, and there are {len(inputs)}", do="--page draws all")
     classifier = Classifier(ws, run, fold, landmarks)

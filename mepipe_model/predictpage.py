@@ -16,7 +16,8 @@ from mepipe.report.colours import flow_limit, flow_picture
 from mepipe.report.html import uri, wheel_picture
 from mepipe.report.timeline import FOOT, HEAD, chances, render
 from mepipe.workspace import write_text
-from mepipe_model.answers import Predictions, Shown
+from mepipe_model.answers import Answer, FacePredictions, Predictions, Shown
+from mepipe_model.predictfaces import answers_table
 
 PAGE = (
     HEAD
@@ -105,9 +106,14 @@ def predictions_csv(result: Predictions) -> str:
     """One row per input, refused ones too: input, status, prediction, p_<class>, frames, how, reason."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
+    if isinstance(result, FacePredictions):
+        header, rows = answers_table(result)
+        table.writerows([header, *rows])
+        return out.getvalue()
     facts = ("onset", "apex", "apex_source", "align", "reader", "largest_motion_px", "warnings", "reason")
     table.writerow(["input", "status", "prediction", *(f"p_{c}" for c in result.classes), *facts])
     for a in result.answers:
+        assert isinstance(a, Answer)
         values = [f"{a.probabilities[c]:.6f}" for c in result.classes]
         table.writerow([a.clip, "ok", a.prediction, *values, a.onset, a.apex, a.apex_source, a.align, a.reader,
                         f"{a.largest_motion:.3f}", "; ".join(a.warnings), ""])  # fmt: skip

@@ -6,6 +6,7 @@ A subject is a (corpus, subject) pair: ``sub01`` of one corpus is not ``s1`` of 
 from __future__ import annotations
 
 import hashlib
+import re
 import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ class Fold:
     test: tuple[int, ...]
 
 
+FOLD_SPLIT = re.compile(r"fold[0-9]+")  # how a sample's split names a fold of its corpus
+LEAKY = "random-leaky"  # the only protocol under which a person may be in training and in test
+
 Protocol = Callable[..., list[Fold]]
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 
@@ -36,16 +40,23 @@ class OfSubject(typing.Protocol):
     def corpus(self) -> str: ...
     @property
     def subject(self) -> str: ...
+    @property
+    def clip(self) -> str: ...
 
 
 def subject_of(sample: OfSubject) -> str:
-    """``<corpus>_<subject>``, which is also the fold id of LOSO."""
-    return f"{sample.corpus}_{sample.subject}"
+    """``<corpus>_<subject>``, which is also the fold id of LOSO.
+
+    Where the corpus does not say who is seen, every clip stands for itself, and the frames of one together.
+    """
+    return f"{sample.corpus}_{sample.subject or sample.clip.rsplit('#', 1)[0]}"
 
 
 def make_folds(protocol: str, samples: Sequence[Sample], *, k: int = 5, seed: int = 0) -> list[Fold]:
     """The folds of ``protocol`` over ``samples``. Raises DataError when they cannot be formed."""
     folds = PROTOCOLS.get(protocol)(samples, k=k, seed=seed)
+    if protocol == LEAKY:
+        return folds
     for fold in folds:
         shared = {subject_of(samples[i]) for i in fold.train} & {subject_of(samples[i]) for i in fold.test}
         if shared:
@@ -56,6 +67,9 @@ def make_folds(protocol: str, samples: Sequence[Sample], *, k: int = 5, seed: in
 @PROTOCOLS.register("loso")
 def loso(samples: Sequence[Sample], **_: int) -> list[Fold]:
     """Leave one subject out: one fold per subject, in order of first appearance."""
+    if unknown := sorted({s.corpus for s in samples if not s.subject}):
+        what = f"{', '.join(unknown)} does not say who is seen: no subject can be left out"
+        raise DataError(what, do="use --protocol holdout, or kfold over its clips")
     subjects = list(dict.fromkeys(map(subject_of, samples)))
     if len(subjects) < 2:
         raise DataError(f"leave-one-subject-out needs two subjects, there is {len(subjects)}", do="add data")
@@ -101,12 +115,46 @@ def only_corpus(folds: list[Fold], protocol: str, corpus: str | None) -> list[Fo
 
 @PROTOCOLS.register("holdout")
 def holdout(samples: Sequence[Sample], **_: int) -> list[Fold]:
-    """The corpus's own split: train on ``train``, test on every other part (DFME: A and B)."""
+    """The corpus's own split: train on ``train``, test on every other part (DFME: A and B).
+
+    A part ``val`` (FERPlus) is neither trained on nor tested, and folds (DFEW) are no parts.
+    """
     train = tuple(i for i, s in enumerate(samples) if s.split == "train")
-    test = tuple(i for i, s in enumerate(samples) if s.split and s.split != "train")
+    aside = ("", "train", "val")
+    test = tuple(i for i, s in enumerate(samples) if s.split not in aside and not FOLD_SPLIT.fullmatch(s.split))
     if not train or not test:
         raise DataError("these corpora have no train/test split", do="use --protocol loso or kfold")
     return [Fold("holdout", train, test)]
+
+
+@PROTOCOLS.register("folds")
+def own_folds(samples: Sequence[Sample], **_: int) -> list[Fold]:
+    """The corpus's own folds (DFEW's five): each clip is tested in the fold that its split names, and trained on in all
+    others.
+    """
+    names = sorted({s.split for s in samples}, key=lambda name: (len(name), name))
+    if len(names) < 2 or not all(FOLD_SPLIT.fullmatch(name) for name in names):
+        raise DataError("these corpora have no folds of their own", do="use --protocol holdout, loso or kfold")
+    out = []
+    for name in names:
+        train = tuple(i for i, s in enumerate(samples) if s.split != name)
+        out.append(Fold(name, train, tuple(i for i, s in enumerate(samples) if s.split == name)))
+    return out
+
+
+@PROTOCOLS.register(LEAKY)
+def random_leaky(samples: Sequence[Sample], *, k: int, seed: int) -> list[Fold]:
+    """K groups of samples at random, whoever is seen: frames of one clip are on both sides.
+
+    It is what a published 97 % on DEAP may rest on; its scores say how well a person is recognised again.
+    """
+    order = sorted(range(len(samples)), key=lambda i: shuffled(f"{samples[i]}", seed))
+    if len(order) < k:
+        raise DataError(f"{k} folds need {k} samples, there are {len(order)}", do="lower --k")
+    groups = [sorted(order[n::k]) for n in range(k)]
+    return [
+        Fold(f"{LEAKY}_{n}", tuple(sorted(set(order) - set(group))), tuple(group)) for n, group in enumerate(groups, 1)
+    ]
 
 
 def named_parts(samples: Sequence[Sample], folds: Sequence[Fold]) -> dict[str, str]:

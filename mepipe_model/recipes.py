@@ -14,6 +14,7 @@ from typing import Any
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
 from mepipe.shards import Content
+from mepipe.shards.content import AnyContent
 from mepipe_model.fitted import check_fitted, is_fitted
 
 START_LR = 1e-6  # of the warm-up; the paper is silent, timm's default
@@ -121,7 +122,7 @@ def prepares_input(model: str) -> bool:
 
 def scaling(config: TrainConfig) -> str:
     """``--scale``, or what the model takes. Raises UsageError for scaled flow into a model that needs it in px."""
-    raw = prepares_input(config.model)
+    raw = config.input is None and prepares_input(config.model)
     if raw and config.scale == "standard":
         do = "leave --scale out"
         raise UsageError(f"--scale standard: {config.model} prepares its own input from flow in px", do=do)
@@ -163,11 +164,12 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     return low + (config.lr - low) * (1 + math.cos(math.pi * step / end)) / 2
 
 
-def input_options(model: str, content: Content) -> dict[str, Any]:
+def input_options(model: str, content: AnyContent) -> dict[str, Any]:
     """Options that tell a model which prepares its own input what the shards hold."""
     from mepipe_model.models import model_info
 
-    return {"third": content.channels[2]} if model_info(model).flow == "px" else {}
+    px = isinstance(content, Content) and model_info(model).flow == "px"
+    return {"third": content.channels[2]} if px else {}
 
 
 def model_options(config: TrainConfig) -> dict[str, Any]:

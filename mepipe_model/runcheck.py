@@ -66,7 +66,8 @@ MAY: dict[str, Check] = {"device": _words, "versions": _words, "started": _text}
 OF_DATA: dict[str, Check] = {"corpora": _folders, "classes": _texts, "folds": _folders}
 OF_DATA_MAY: dict[str, Check] = {
     "clips": _whole, "left_out_without_label": _whole, "missing": lambda v: v is None or _texts(v), "flow": _flow,
-    "parts": lambda v: v is None or _words(v), "composite": lambda v: v is None or _text(v), "shards": _words,
+    "faces": _flow, "parts": lambda v: v is None or _words(v),
+    "composite": lambda v: v is None or _text(v), "shards": _words,
 }  # fmt: skip
 OF_MODEL_MAY: dict[str, Check] = {"name": _text, "source": _text, "fidelity": _text, **dict.fromkeys(STARTS, _words)}
 

@@ -31,6 +31,7 @@ BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weigh
 # settings younger than some runs: at these values, which is what was done before, a run keeps the name it had
 LATER: dict[str, Any] = {
     "test_corpus": None,
+    "input": None,
     "class_weights": "none",
     "compile": False,
     "channels_last": False,
@@ -42,7 +43,7 @@ LATER: dict[str, Any] = {
     "sam": 0.0,
 }
 # of config.json's data: what must be equal for predictions to belong to one experiment
-SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow")
+SAME_DATA = ("corpora", "composite", "classes", "clips", "folds", "flow", "faces")
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,8 @@ def explain_run(
         There are no weights or no shards.
     """
     the_run = find_run(ws, run)
+    if the_run.settings.input is not None:
+        raise UsageError(f"{the_run.name} reads faces, not flow: there is no flow to explain")
     if model_info(the_run.settings.model).native == "frames":
         raise UsageError(f"{the_run.settings.model} reads frames, not flow: there is no flow to explain")
     folds = usable_folds(the_run, None)

@@ -15,11 +15,12 @@ from typing import Any
 from mepipe.errors import MepipeError
 from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
-from mepipe.shards import list_shards, shard_hash
-from mepipe.workspace import Workspace, make_folder, sweep, versions
+from mepipe.shards import ShardFile, list_shards, shard_hash
+from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
+from mepipe_model.inputs import folder_of, settled
 from mepipe_model.loggers import telling
 from mepipe_model.plan import Plan, make_plan
 from mepipe_model.protocols import chosen
@@ -85,7 +86,7 @@ def train_run(
     say = say or (lambda line: None)
     if config.resume:
         config = resumed(ws, config)
-    plan = make_plan(ws, resolved(config))
+    plan = make_plan(ws, resolved(settled(ws, config)))
     if plan.config.compile:
         need_compiler()
     wanted = chosen(plan.folds, config.folds)
@@ -171,12 +172,26 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
             "folds": [f.id for f in plan.folds],
             "parts": plan.parts,
             "flow": plan.flow,
-            "shards": {p.name: shard_hash(p) for p in list_shards(ws.flow, list(plan.corpora))},
+            "faces": plan.faces,
+            "shards": shard_marks(ws, plan),
         },
         "device": {"type": plan.device, "name": torch.cuda.get_device_name() if plan.device == "cuda" else "CPU"},
         "versions": versions("torch", "numpy", "h5py", "mamba-ssm", "scikit-learn"),
         "started": time.strftime("%F %T"),
     }
+
+
+def shard_marks(ws: Workspace, plan: Plan) -> dict[str, str]:
+    """File -> its sha256; of faces, which may be 100 GB, a hash of what the file says and of its samples' checksums."""
+    paths = list_shards(folder_of(ws, plan.kind), list(plan.corpora))
+    if plan.kind == "flow":
+        return {p.name: shard_hash(p) for p in paths}
+    marks = {}
+    for path in paths:
+        shard = ShardFile(path)
+        shard.close()
+        marks[path.name] = digest([shard.attributes.get("facts_checksum"), shard.checksums])
+    return marks
 
 
 __all__ = ["FoldsFailed", "Outcome", "make_plan", "train_config", "train_run"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 COMMANDS = [
-    *("apex evaluate", "datasets", "demo", "doctor", "evaluate", "flow", "models", "predict"),
+    *("apex evaluate", "datasets", "demo", "doctor", "evaluate", "faces", "flow", "models", "predict"),
     *("prepare", "report", "shards verify", "synth", "train", "verify"),
 ]
 

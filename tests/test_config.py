@@ -178,7 +178,7 @@ def test_show_tells_where_each_value_came_from(run_mepipe, tmp_path):
     assert train["data"] == {"value": ["casme2", "samm"], "source": "command line"}
     recipe = RECIPES["merba_tiny"]
     assert train["batch-size"] == {"value": recipe.batch_size, "source": "recipe of merba_tiny"}
-    assert train["protocol"] == {"value": "loso", "source": "default"}
+    assert train["protocol"] == {"value": "loso", "source": "default; of a corpus of faces its own"}
     assert train["warmup"]["value"] < recipe.warmup
     assert train["warmup"]["source"] == f"recipe of merba_tiny: {recipe.warmup}, which does not fit into 4 epochs"
     assert set(train) == set(option_fields("train"))

@@ -44,6 +44,12 @@ RUN = (
 
 # Parsed by the real parser and not run here, each with the reason.
 PARSED = {
+    "mepipe verify rafdb ./raf": "test_face_corpora.py",
+    "mepipe prepare rafdb ./raf": "test_facesets.py",
+    "mepipe train --data rafdb --model MODEL": "test_facesets.py",
+    "mepipe predict RUN face.jpg": "test_facesets.py",
+    "mepipe faces casme2": "test_facesets.py",
+    "mepipe faces casme2 --kind sequence": "test_facesets.py",
     "mepipe demo": "minutes; its steps are those of the getting-started page, and test_synth.py runs make_corpus",
     "mepipe flow": "as --log-file night.log flow, which is run",
     "mepipe -v flow": "as --log-file night.log flow, which is run; test_logs.py",

@@ -270,7 +270,7 @@ def virtual(f):
 DAMAGE = {
     "not complete": (lambda f: f.attrs.__delitem__("complete"), "not complete"),
     "complete is false": (lambda f: f.attrs.__setitem__("complete", False), "not complete"),
-    "another format": (lambda f: f.attrs.__setitem__("format", "mepipe.faces"), "format is 'mepipe.faces'"),
+    "another format": (lambda f: f.attrs.__setitem__("format", "mepipe.masks"), "format is 'mepipe.masks'"),
     "no format": (lambda f: f.attrs.__delitem__("format"), "format is None"),
     "a later version": (lambda f: f.attrs.__setitem__("version", 2), "version 2"),
     "broken parameters": (lambda f: f.attrs.__setitem__("parameters", "{"), "cannot be read"),

@@ -100,7 +100,7 @@ def test_a_folder_where_a_file_is_meant_is_told_and_the_reverse(folder, tmp_path
 
 
 def test_normalised_flow_is_not_exported_as_px(folder, tmp_path):
-    from mepipe.shards.sample import Content
+    from mepipe.shards import Content
 
     content = Content(("u", "v", "strain"), normalised=True, span=(0.0, 255.0))
     about = {"engine": "imported", "parameters": {}, "versions": {}, "content": content}

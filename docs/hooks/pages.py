@@ -18,13 +18,14 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe": ("The short cuts", ("tvl1", "strain", "get_corpus", "list_corpora")),
     "mepipe.workspace": ("Where results lie", ("Workspace",)),
-    "mepipe.settings": ("Settings", ("PrepareConfig", "FlowConfig", "TrainConfig")),
+    "mepipe.settings": ("Settings", ("PrepareConfig", "FlowConfig", "FacesConfig", "TrainConfig")),
     "mepipe.configfile": ("The settings file", ("read_settings", "SettingsFile")),
     "mepipe.errors": ("Errors", ("MepipeError", "DataError", "UsageError")),
     "mepipe.datasets": ("Corpora", ("Clip", "Corpus")),
     "mepipe.datasets.composite": ("Composites", ("select",)),
     "mepipe.verify": ("Checking a copy", ("verify_corpus",)),
     "mepipe.prepare": ("Faces", ("prepare_corpus",)),
+    "mepipe.facesets": ("Labelled faces", ("prepare_faces", "faces_of_crops", "FaceSummary")),
     "mepipe.apex": ("Apex", ("spot", "look", "curve", "spotter")),
     "mepipe.apex.evaluate": ("Apex, compared", ("evaluate_corpus",)),
     "mepipe.flow": ("Flow", ("TVL1Params", "Engine", "get_engine", "resolve_engine")),
@@ -32,7 +33,7 @@ PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe.shards": (
         "Shards",
         ("open_shards", "list_shards", "verify_shards", "write_shard", "shard_hash", "Shards", "Sample", "Content",
-         "Finding", "ShardWriter"),
+         "Faces", "Finding", "ShardWriter"),
     ),
     "mepipe.synth": ("Made-up corpora", ("make_corpus", "synthetic_clip", "SynthSummary", "SyntheticClip")),
     "mepipe.report": (
@@ -50,6 +51,7 @@ PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe_model.ops": ("The selective scan", ("selective_scan", "scan_backend", "parse_scans", "scan_order",
                                                 "scan_inverse")),
     "mepipe_model.data": ("Data", ("FlowDataset",)),
+    "mepipe_model.facedata": ("Data of faces", ("FaceDataset",)),
     "mepipe_model.metrics": ("Metrics", ("uf1_uar", "confusion_matrix", "Uf1Uar")),
     "mepipe_model.train": ("Training", ("train_run", "Outcome", "FoldsFailed")),
     "mepipe_model.comparing": ("Several models", ("compare_models",)),

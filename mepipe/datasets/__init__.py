@@ -14,7 +14,10 @@ from mepipe.errors import MepipeError, one_line
 
 __all__ = ["CORPORA", "Clip", "Corpus", "get_corpus", "list_corpora"]
 
-_MODULES = ("casme2", "samm", "smic", "dfme", "casme3", "mmew", "fourdme")
+_MODULES = (
+    "casme2", "samm", "smic", "dfme", "casme3", "mmew", "fourdme", "rafdb", "ferplus", "affectnet",
+    "dfew", "ferv39k", "deap", "imagefolder",
+)  # fmt: skip
 
 
 _broken: dict[str, str] = {}  # the name of a plug-in's entry point -> why it cannot be loaded, told once
@@ -43,7 +46,8 @@ def list_corpora() -> list[str]:
         Bundled ones first, then those of installed packages.
     """
     _load()
-    return CORPORA.names()
+    places = {f"mepipe.datasets.{module}": n for n, module in enumerate(_MODULES)}  # whatever was imported first
+    return sorted(CORPORA.names(), key=lambda name: places.get(CORPORA.get(name).__module__, len(places)))
 
 
 def get_corpus(name: str) -> Corpus:

@@ -92,6 +92,10 @@ class FrameFolders:
                 spelled.setdefault((*of_subject, last), folder)
         return list(spelled.values()) if len(spelled) > 1 else []
 
+    def escapes(self, path: Path) -> bool:
+        """Whether a file of a folder that was found is a link that leads out of RAW and of every linked folder."""
+        return path.is_symlink() and not self._inside(path)
+
     def _walk_all(self) -> None:
         """Fill the lists: what lies below RAW itself first, then, breadth first, what links lead to."""
         # the folders above RAW count as seen: a link to one of them would only lead back here
@@ -134,7 +138,7 @@ class FrameFolders:
             for b in below:
                 yield from self._walk(b, depth - 1, seen, linked)
 
-    def _inside(self, path: str) -> bool:
+    def _inside(self, path: str | Path) -> bool:
         """Whether a link leads to a place in RAW, or in a folder that a link led to."""
         target = os.path.realpath(path)
         return any(os.path.commonpath((root, target)) == root for root in self._roots)

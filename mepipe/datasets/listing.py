@@ -12,7 +12,8 @@ from mepipe.datasets.composite import COMPOSITES
 def known_corpora() -> list[dict[str, Any]]:
     """Every corpus with its published counts, layout and where to apply for it.
 
-    clips and subjects are None where no count is published; fps is 0 where it differs from clip to clip.
+    clips and subjects are None where no count is published; fps is 0 where it differs from clip to clip.  kind:
+    micro-expression, or of labelled faces image or sequence.
     """
     out = []
     for name in list_corpora():
@@ -26,6 +27,7 @@ def known_corpora() -> list[dict[str, Any]]:
                 "clips": whole.clips if whole else None,
                 "subjects": whole.subjects if whole else None,
                 "fps": corpus.fps,
+                "kind": getattr(corpus, "kind", "micro-expression"),
                 "layout": corpus.layout,
                 "licence": corpus.licence,
                 "counts_from": whole.source if whole else "",
@@ -53,11 +55,11 @@ def known_composites() -> list[dict[str, Any]]:
 def listing() -> str:
     lines = []
     for c in known_corpora():
-        rate = f"{c['fps']:g} fps" if c["fps"] else "mixed frame rates"
-        lines.append(f"{c['corpus']:10} {c['title']}: {_counts(c)}, {rate}")
+        lines.append(f"{c['corpus']:10} {c['title']}: {_counts(c)}, {_kind(c)}")
         lines.append(f"{'':10} layout   {c['layout']}")
         lines.append(f"{'':10} licence  {c['licence']}")
-        lines.append(f"{'':10} counts   {c['counts_from']}")
+        if c["counts_from"]:
+            lines.append(f"{'':10} counts   {c['counts_from']}")
     for c in known_composites():
         parts = " + ".join(f"{n} {corpus}" for corpus, n in c["corpora"].items())
         labels = ", ".join(f"{n} {label}" for label, n in c["labels"].items())
@@ -65,6 +67,13 @@ def listing() -> str:
         lines.append(f"{'':10} members  {parts}")
         lines.append(f"{'':10} counts   {c['source']}")
     return "\n".join(lines)
+
+
+def _kind(c: dict[str, Any]) -> str:
+    if c["kind"] == "image":
+        return "labelled images"
+    rate = f"{c['fps']:g} fps" if c["fps"] else "mixed frame rates"
+    return f"labelled sequences, {rate}" if c["kind"] == "sequence" else rate
 
 
 def _counts(c: dict[str, Any]) -> str:

@@ -156,6 +156,22 @@ class GivenBoxes:
         return f"given {hash_file(self._file)[:16]}"
 
 
+@DETECTORS.register("none")
+class NoDetector:
+    """Finds nothing: for corpora whose crops are taken as they are and whose landmarks nobody needs."""
+
+    name = "none"
+
+    def __init__(self, file: str | None = None) -> None:
+        pass
+
+    def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
+        return []
+
+    def version(self) -> str:
+        return "none"
+
+
 def import_dlib() -> Any:
     """The dlib module (dlib or dlib-bin). Raises UsageError that says how to get it."""
     try:

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from mepipe.errors import DataError
 from mepipe.flow.engine import Engine
 from mepipe.flow.output import Made, Output, Part
 from mepipe.flow.pairs import Loaded, Pair, load, plan, reach_of
@@ -28,9 +27,11 @@ from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.flow.strain import strain
 from mepipe.flow.workers import Workers, in_order
+from mepipe.prepare import wanted
 from mepipe.progress import Progress
 from mepipe.settings import FlowConfig, cores
 from mepipe.shards import PX, PX_STRAIN, Content, ShardFile, Shards, ShardWriter, list_shards
+from mepipe.shards.read import readable_shards
 from mepipe.survive import Care
 from mepipe.workspace import Workspace, make_folder, sweep
 
@@ -91,7 +92,7 @@ def flow_corpora(
     parameters(config)  # first: a wrong value is told before anything is read
     started = time.monotonic()
     engine, why = choose_engine(config)
-    names = _wanted(ws, corpora)
+    names = wanted(ws, corpora)
     if say:
         say(f"flow engine: {why}")
     summary = FlowSummary(engine.name, ws.flow)
@@ -131,17 +132,6 @@ def parameters(config: FlowConfig) -> TVL1Params:
     """The values of the preset, and over them those the user gave. Raises UsageError for one out of range."""
     values = {f.name: getattr(config, f.name) for f in fields(TVL1Params)}
     return replace(PRESETS[config.preset], **{name: v for name, v in values.items() if v is not None})
-
-
-def _wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
-    prepared = ws.prepared_corpora()
-    for name in corpora:
-        if name not in prepared:
-            known = f"prepared here: {', '.join(prepared) or 'nothing'}"
-            raise DataError(f"{name} is not prepared in {ws.root} ({known})", do=f"run mepipe prepare {name} RAW")
-    if not prepared:
-        raise DataError(f"nothing is prepared in {ws.root}", do="run mepipe prepare CORPUS RAW first")
-    return list(dict.fromkeys(corpora)) or prepared
 
 
 def averaged_line(pairs: Sequence[Pair], average: int) -> str:
@@ -308,20 +298,6 @@ class _Job:
         for path in self.folder.glob(f"{self.corpus}-[0-9][0-9][0-9][0-9][0-9].h5"):
             if path not in keep:
                 path.unlink()
-
-
-def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
-    """The complete shards of ``corpus``; what is damaged is made again and so passed over.
-
-    Their files are open: one that is replaced later in the run can still be read.
-    """
-    shards = []
-    for path in list_shards(folder, [corpus]):
-        try:
-            shards.append(ShardFile(path))
-        except DataError:
-            continue
-    return shards
 
 
 def copied(shard: ShardFile, index: int, dtype: str, content: Content) -> np.ndarray | None:

@@ -14,7 +14,7 @@ import numpy as np
 from mepipe.errors import DataError
 from mepipe.frames import read_image
 from mepipe.report.packing import open_flow
-from mepipe.shards import list_shards
+from mepipe.shards import list_shards, open_shards
 from mepipe.workspace import Workspace, safe_name
 from mepipe_model.runs import Prediction
 
@@ -26,7 +26,10 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Example:
-    """One clip. Crops are (224, 224, 3) uint8 BGR, flow is (3, 224, 224) float32 px; None with a note if gone."""
+    """One clip. Crops are (224, 224, 3) uint8 BGR, flow is (3, 224, 224) float32 px; None with a note if gone.
+
+    face: of a run that reads faces, the crop or the middle of the sequence.
+    """
 
     prediction: Prediction
     sample: Sample | None
@@ -34,6 +37,7 @@ class Example:
     apex: np.ndarray | None
     flow: np.ndarray | None
     notes: tuple[str, ...] = ()
+    face: np.ndarray | None = None
 
 
 def choose(rows: Sequence[Prediction], classes: Sequence[str], most: int = MOST) -> list[Prediction]:
@@ -59,6 +63,31 @@ def load_examples(ws: Workspace, picked: Sequence[Prediction]) -> list[Example]:
     places = {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
     with contextlib.closing(shards):
         return [_load(ws, r, shards, places.get((r.corpus, r.subject, r.clip))) for r in picked]
+
+
+def load_faces(ws: Workspace, picked: Sequence[Prediction]) -> list[Example]:
+    """The faces of ``picked``; what is no longer there becomes a note, not an error."""
+    try:
+        shards = open_shards(ws.faces, sorted({r.corpus for r in picked}))
+    except DataError as e:
+        return [Example(r, None, None, None, None, (f"no picture: {e}",)) for r in picked]
+    places = {(s.corpus, s.subject, s.clip): i for i, s in enumerate(shards.samples)}
+    with contextlib.closing(shards):
+        return [_load_face(r, shards, places) for r in picked]
+
+
+def _load_face(row: Prediction, shards: Shards, places: dict[tuple[str, str, str], int]) -> Example:
+    clip, _, number = row.clip.partition("#")
+    at = places.get((row.corpus, row.subject, clip))
+    if at is None:
+        return Example(row, None, None, None, None, ("no picture: it is not in the shards any more",))
+    frames = shards.content.shape[0] if len(shards.content.shape) == 4 else 0
+    try:
+        which = int(number) - 1 if number.isdecimal() and 0 < int(number) <= frames else frames // 2
+        face = shards.frame(at, which) if frames else shards.read_many([at])[0]
+    except DataError as e:
+        return Example(row, shards.samples[at], None, None, None, (f"no picture: {e}",))
+    return Example(row, shards.samples[at], None, None, None, face=np.ascontiguousarray(face[..., ::-1]))
 
 
 def _load(ws: Workspace, row: Prediction, shards: Shards, at: int | None) -> Example:

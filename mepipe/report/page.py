@@ -10,7 +10,7 @@ from mepipe.progress import Progress
 from mepipe.report import tables
 from mepipe.report.canvas import DARK, LIGHT, jpeg
 from mepipe.report.colours import flow_limit
-from mepipe.report.examples import Example, choose, load_examples
+from mepipe.report.examples import Example, choose, load_examples, load_faces
 from mepipe.report.flowpictures import arrows_picture, colour_picture, magnitude_picture
 from mepipe.report.html import Picture, uri, wheel_picture, write_page
 from mepipe.report.lengths import px
@@ -56,8 +56,9 @@ def report_run(ws: Workspace, run: str | Path, progress: Progress | None = None)
         No fold is finished or a file is damaged.
     """
     data = read_run(ws, run)
-    examples = load_examples(ws, choose(data.rows, data.run.classes))
-    clips, clip_notes = run_clips(ws, data.rows, data.run.classes, progress)
+    picked, faces = choose(data.rows, data.run.classes), data.run.settings.input is not None
+    examples = load_faces(ws, picked) if faces else load_examples(ws, picked)
+    clips, clip_notes = ([], []) if faces else run_clips(ws, data.rows, data.run.classes, progress)
     return write_page(
         data.run.folder / "report.html",
         "report.html",
@@ -134,6 +135,8 @@ def _panels(example: Example) -> list[Picture]:
         if crop is not None and s is not None:
             number = getattr(s, which)
             out.append(Picture(uri(jpeg(crop), "jpeg"), f"{which} crop of {name}", f"{which}, frame {number}"))
+    if example.face is not None:
+        out.append(Picture(uri(jpeg(example.face), "jpeg"), f"face of {name}", "as the model saw it"))
     if example.flow is None:
         return out
     flow, limit = example.flow, flow_limit(example.flow)

@@ -20,6 +20,10 @@ PROTOCOL = {
     "holdout": "The corpus's own split: one model, trained on its training part, judged once on the rest.",
     "cross": "Leave one corpus out: each corpus is predicted by a model trained on the other corpora alone. The "
     "figures of each corpus are the result; whether one person is in two corpora cannot be known.",
+    "folds": "The corpus's own folds: each clip is predicted by the model of the fold it is tested in. The predictions "
+    "of all folds are pooled and scored once.",
+    "random-leaky": "Samples at random, whoever is seen (leaky): frames of one person, and of one clip, are in "
+    "training and in test. The figures are not comparable to honest ones.",
 }
 
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from mepipe.errors import DataError, MepipeError
 from mepipe.limits import SHARD_MEMORY, SHARD_SECONDS, kind_of
+from mepipe.shards.content import again
 from mepipe.workspace import MACHINE, machine_error
 
 Header = dict[str, Any]
 START = 60.0  # seconds to start a Python that loads numpy and h5py: a second here, many on a busy network disk
 LONGEST = 64 << 20  # bytes of an answer: 512 samples with names as long as they may be have under 50 MB
-DAMAGED = "run mepipe flow again; it replaces what is damaged"
 
 
 def headers_apart(paths: Sequence[Path]) -> list[Header | DataError]:
@@ -44,11 +44,11 @@ def _header(path: Path) -> Header | DataError:
     except OSError as e:
         if e.errno in MACHINE:  # the file may be sound: it must not be replaced
             raise machine_error(e, path) from e
-        return DataError(f"{path}: there is no such file", do=DAMAGED)
+        return DataError(f"{path}: there is no such file", do=again(path))
     except ValueError:  # a NUL in the name
-        return DataError(f"{path}: there is no such file", do=DAMAGED)
+        return DataError(f"{path}: there is no such file", do=again(path))
     if not path.is_file():
-        return DataError(f"{path}: it is no file but {kind_of(mode)}", do="give files made by mepipe flow")
+        return DataError(f"{path}: it is no file but {kind_of(mode)}", do="give files made by mepipe")
     try:
         path.open("rb").close()  # the reader would only say that it cannot be read
     except OSError as e:
@@ -58,7 +58,7 @@ def _header(path: Path) -> Header | DataError:
         answer = _running_reader().ask(str(path.absolute()))
     except _Lost as e:
         _stop()
-        return DataError(f"{path}: its structure {e}", do=DAMAGED)
+        return DataError(f"{path}: its structure {e}", do=again(path))
     if "error" in answer:
         return DataError(answer["error"].replace(str(path.absolute()), str(path)), do=answer["do"])
     return answer["header"]

@@ -13,8 +13,9 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.apart import Header, headers_apart
+from mepipe.shards.content import AnyContent, again, content_of
 from mepipe.shards.layout import Layout, widen
-from mepipe.shards.sample import Content, PathLike, Sample
+from mepipe.shards.sample import PathLike, Sample, checksum_of
 from mepipe.workspace import MACHINE, machine_error
 
 
@@ -42,14 +43,14 @@ class ShardFile:
         self.engine = str(self.attributes["engine"])
         self.parameters: dict[str, Any] = json.loads(self.attributes["parameters"])
         self.versions: dict[str, Any] = json.loads(self.attributes["versions"])
-        channels, normalised, span = header["content"]
-        self.content = Content(tuple(channels), normalised, span and (span[0], span[1]))
+        self.content: AnyContent = content_of(self.attributes)
         self.dtype: str = header["dtype"]
         self.compression: str | None = header["compression"]
         columns, *rows = header["samples"]
         self.samples = [Sample(**dict(zip(columns, row, strict=True))) for row in rows]
         self.checksums: list[int] = header["checksums"]
-        self._layout = Layout.of(header, self.content.shape)
+        self._layout = Layout.of(header["layout"], self.content.shape)
+        self._beside = {n: Layout.of(header["beside"][n], shape) for n, shape in self.content.beside.items()}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -59,34 +60,61 @@ class ShardFile:
 
     def flow(self, index: int, channels: int | None = None) -> np.ndarray:
         """(C, 224, 224) float32, px: the first ``channels`` of the sample, or all."""
-        out = np.empty((channels or len(self.content.channels), *self.content.shape[1:]), np.float32)
+        out = np.empty((channels or self.content.shape[0], *self.content.shape[1:]), np.float32)
         self.read_into(index, out)
         return out
 
     def read_into(self, index: int, out: np.ndarray) -> None:
-        """Read sample ``index`` into ``out``, C-ordered (C, 224, 224) float32: as many of its channels as fit."""
-        if self.dtype == "float32" and not self._layout.filters:
-            self._read(index, out)
+        """Read sample ``index`` into ``out``, C-ordered (C, 224, 224) float32: as many of its channels as fit.
+
+        Of faces, ``out`` is uint8 and has the shape of ``content``.
+        """
+        if self.dtype == out.dtype.name and not self._layout.filters:
+            self._read(self._layout, index, out)
+        elif out.dtype == np.uint8:
+            out[...] = self.stored(index)
         else:
             widen(self.stored(index)[: len(out)], out)
 
     def stored(self, index: int) -> np.ndarray:
-        """The sample as it is stored, float32 or float16."""
+        """The sample as it is stored: float32, float16, or of faces uint8."""
+        return self._stored(self._layout, index)
+
+    def beside(self, name: str, index: int) -> np.ndarray:
+        """What is stored beside sample ``index``, float32: of faces "landmarks" (68, 2) in px of the crop, NaN where
+        none were found, or "votes" (K,).
+        """
+        return self._stored(self._beside[name], index)
+
+    def intact(self, index: int) -> bool:
+        """Whether the bytes of sample ``index`` are those that were written."""
+        parts = [self.stored(index), *(self.beside(name, index) for name in self._beside)]
+        return checksum_of(parts) == self.checksums[index]
+
+    def frame(self, index: int, t: int) -> np.ndarray:
+        """Frame ``t`` of sequence ``index``, (224, 224, 3) uint8."""
         if self._layout.filters:
-            data = np.empty(self._layout.sizes[index], np.uint8)
-            self._read(index, data)
-            with _reading(self.path):
-                return self._layout.decode(index, data.tobytes())
-        out = np.empty(self.content.shape, self._layout.dtype)
-        self._read(index, out)
+            return self.stored(index)[t]
+        out = np.empty(self.content.shape[1:], self._layout.dtype)
+        self._read(self._layout, index, out, skip=t * out.nbytes)
         return out
 
-    def _read(self, index: int, out: np.ndarray) -> None:
-        """Fill ``out`` with the stored bytes of sample ``index``, from their beginning."""
+    def _stored(self, layout: Layout, index: int) -> np.ndarray:
+        if layout.filters:
+            data = np.empty(layout.sizes[index], np.uint8)
+            self._read(layout, index, data)
+            with _reading(self.path):
+                return layout.decode(index, data.tobytes())
+        out = np.empty(layout.shape, layout.dtype)
+        self._read(layout, index, out)
+        return out
+
+    def _read(self, layout: Layout, index: int, out: np.ndarray, skip: int = 0) -> None:
+        """Fill ``out`` with the stored bytes of sample ``index``, from their beginning or ``skip`` bytes after it."""
         with _reading(self.path):
-            got = os.preadv(self._opened().fileno(), [out], self._layout.offsets[index])
+            got = os.preadv(self._opened().fileno(), [out], layout.offsets[index] + skip)
         if got != out.nbytes:
-            raise DataError(f"{self.path}: it ends inside sample {index}", do="run mepipe flow again")
+            raise DataError(f"{self.path}: it ends inside sample {index}", do=again(self.path))
 
     def _opened(self) -> BinaryIO:
         """The file; opened again in a process that got this object pickled, if it is still the same file."""
@@ -120,5 +148,5 @@ def _reading(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as e:
         if isinstance(e, OSError) and e.errno in MACHINE:  # the file may be sound: it must not be replaced
             raise machine_error(e, path) from e
-        what = "there is no such file" if not path.exists() else f"cannot be read as a flow shard ({e})"
-        raise DataError(f"{path}: {what}", do="run mepipe flow again; it replaces what is damaged") from e
+        what = "there is no such file" if not path.exists() else f"cannot be read as a shard ({e})"
+        raise DataError(f"{path}: {what}", do=again(path)) from e

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,15 @@ import h5py
 import numpy as np
 
 from mepipe.errors import DataError
+from mepipe.shards.content import CONTENTS, again, content_of, maker
 from mepipe.shards.sample import (
     AVERAGED,
     CHECKSUM,
-    CONTENTS_PX,
-    DTYPES,
     FACTS,
-    FORMAT,
     MAX_SAMPLES,
     NUMBERS,
-    PX,
     TEXTS,
     VERSION,
-    Content,
     facts_checksum,
 )
 
@@ -47,19 +43,20 @@ def read_header(path: Path) -> dict[str, Any]:
     # shards never change under their name: no lock is needed, and network file systems often have none
     with reading(path), h5py.File(path, "r", locking=False) as file:
         attributes = _checked_attributes(file)
-        content = _content(attributes)
-        flow = _checked_flow(file, content)
-        samples = _read_samples(file, len(flow))
+        content = content_of(attributes)
+        main = _checked_data(file, content.dataset, content.shape, content.dtypes)
+        samples = _read_samples(file, len(main))
         _check_facts(attributes, samples)
+        beside = {n: _checked_data(file, n, shape, ("float32",), len(main)) for n, shape in content.beside.items()}
+        size = path.stat().st_size
         return {
             "attributes": attributes,
-            "content": [list(content.channels), content.normalised, content.span and list(content.span)],
-            "dtype": flow.dtype.newbyteorder("=").name,
-            "order": flow.dtype.str,
-            "compression": flow.compression,
+            "dtype": main.dtype.newbyteorder("=").name,
+            "compression": main.compression,
             "samples": samples,
-            "checksums": _column(file, CHECKSUM, len(flow), "u")[()].tolist(),
-            "layout": _layout(flow, path.stat().st_size),
+            "checksums": _column(file, CHECKSUM, len(main), "u")[()].tolist(),
+            "layout": _layout(main, size),
+            "beside": {name: _layout(data, size) for name, data in beside.items()},
         }
 
 
@@ -69,20 +66,22 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except DataError as e:
-        raise e if str(path) in str(e) else DataError(f"{path}: {e.what}", do=e.do) from e
+        what = e.what if str(path) in e.what else f"{path}: {e.what}"
+        raise DataError(what, do=e.do and e.do.replace("mepipe flow", maker(path))) from e
     except MemoryError as e:
         raise DataError(f"{path}: its structure asks for more memory than a shard needs", do="get it again") from e
     except Exception as e:  # h5py raises a dozen kinds for damaged files, AttributeError and SystemError among them
-        what = "there is no such file" if not path.exists() else f"cannot be read as a flow shard ({e})"
-        raise DataError(f"{path}: {what}", do="run mepipe flow again; it replaces what is damaged") from e
+        what = "there is no such file" if not path.exists() else f"cannot be read as a shard ({e})"
+        raise DataError(f"{path}: {what}", do=again(path)) from e
 
 
 def _checked_attributes(file: h5py.File) -> dict[str, Any]:
     if len(file.attrs) > MAX_ATTRIBUTES:
         raise DataError(f"it has {len(file.attrs)} attributes", do="give files made by mepipe flow")
     found = {name: _plain(name, file.attrs.get_id(name), file.attrs) for name in file.attrs}
-    if found.get("format") != FORMAT:
-        raise DataError(f"its format is {found.get('format')!r}, not {FORMAT!r}", do="give files made by mepipe flow")
+    if found.get("format") not in CONTENTS:
+        what = f"its format is {found.get('format')!r}, not {' or '.join(map(repr, CONTENTS))}"
+        raise DataError(what, do="give files made by mepipe flow")
     if found.get("version") != VERSION:
         raise DataError(
             f"it has version {found.get('version')} and this mepipe reads version {VERSION}",
@@ -112,19 +111,6 @@ def _plain(name: str, stored: h5py.h5a.AttrID, attributes: h5py.AttributeManager
     return value
 
 
-def _content(found: dict[str, Any]) -> Content:
-    """What the channels hold; shards written before the attribute existed hold flow in px."""
-    channels = tuple(json.loads(found["channels"])) if "channels" in found else PX.channels
-    span = tuple(json.loads(found["span"])) if "span" in found else None
-    content = Content(channels, bool(found.get("normalised", False)), span)
-    usual = content in CONTENTS_PX or len(channels) == len(PX.channels)
-    plain = all(isinstance(c, str) for c in channels) and all(isinstance(v, int | float) for v in span or ())
-    if not usual or not plain or (span is not None and len(span) != 2):
-        do = f"expected three names, or {', '.join(CONTENTS_PX[-1].channels)}, and two numbers"
-        raise DataError(f"its channels are {channels}, its span {span}", do=do)
-    return content
-
-
 def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:
     """Dataset ``name`` whose data lies in this very file: a link could make us read any other file."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -135,15 +121,20 @@ def _dataset_inside(file: h5py.File, name: str) -> h5py.Dataset:
     return data
 
 
-def _checked_flow(file: h5py.File, content: Content) -> h5py.Dataset:
-    flow = _dataset_inside(file, "flow")
-    if flow.shape[1:] != content.shape or flow.dtype.newbyteorder("=").name not in DTYPES:
-        raise DataError(f"flow is {flow.dtype} {flow.shape}", do=f"expected float32 or float16 (N, {content.shape})")
-    if flow.chunks != (1, *content.shape) or file.userblock_size:
-        raise DataError(f"flow is stored in pieces of {flow.chunks}", do="expected one sample each")
-    if len(flow) > MAX_SAMPLES:
-        raise DataError(f"it says that it has {len(flow)} samples", do=f"a shard has at most {MAX_SAMPLES}")
-    return flow
+def _checked_data(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtypes: Sequence[str], count: int | None = None
+) -> h5py.Dataset:
+    """The dataset of samples ``name``, (N, *shape), stored one by one. count: N, where it is known."""
+    data = _dataset_inside(file, name)
+    if data.shape[1:] != shape or data.dtype.newbyteorder("=").name not in dtypes:
+        raise DataError(f"{name} is {data.dtype} {data.shape}", do=f"expected {' or '.join(dtypes)} (N, {shape})")
+    if data.chunks != (1, *shape) or file.userblock_size:
+        raise DataError(f"{name} is stored in pieces of {data.chunks}", do="expected one sample each")
+    if len(data) > MAX_SAMPLES:
+        raise DataError(f"it says that it has {len(data)} samples", do=f"a shard has at most {MAX_SAMPLES}")
+    if count not in (None, len(data)):
+        raise DataError(f"{name} has {len(data)} samples for {count}")
+    return data
 
 
 def _column(file: h5py.File, name: str, count: int, kind: str) -> h5py.Dataset:
@@ -176,20 +167,21 @@ def _check_facts(attributes: dict[str, Any], samples: list[list[Any]]) -> None:
         raise DataError("what it says of its samples does not match its checksum", do="run mepipe flow again")
 
 
-def _layout(flow: h5py.Dataset, file_size: int) -> dict[str, list[int]]:
-    """Filters, and offset, size and skipped filters of each sample. Raises DataError for data that is not there."""
-    plan = flow.id.get_create_plist()
+def _layout(data: h5py.Dataset, file_size: int) -> dict[str, Any]:
+    """Byte order, filters, and offset, size and skipped filters of each sample. Raises DataError for absent data."""
+    plan = data.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if any(f not in KNOWN_FILTERS for f in filters):
-        raise DataError("flow is compressed with something else than gzip")
-    chunks = [flow.id.get_chunk_info_by_coord((i, 0, 0, 0)) for i in range(len(flow))]
-    size = flow.dtype.itemsize * math.prod(flow.shape[1:])
+        raise DataError(f"{data.name[1:]} is compressed with something else than gzip")
+    chunks = [data.id.get_chunk_info_by_coord((i, *[0] * (data.ndim - 1))) for i in range(len(data))]
+    size = data.dtype.itemsize * math.prod(data.shape[1:])
     for i, chunk in enumerate(chunks):
         if chunk.byte_offset is None or (not filters and chunk.size != size):
             raise DataError(f"sample {i} was never written")
         if chunk.byte_offset + chunk.size > file_size:
             raise DataError(f"it ends inside sample {i}")
     return {
+        "order": data.dtype.str,
         "filters": filters,
         "offsets": [c.byte_offset for c in chunks],
         "sizes": [c.size for c in chunks],

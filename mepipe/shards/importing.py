@@ -17,8 +17,9 @@ import numpy as np
 
 from mepipe.errors import DataError, UsageError
 from mepipe.limits import ARRAYS_BYTES
+from mepipe.shards.content import Content
 from mepipe.shards.read import list_shards
-from mepipe.shards.sample import FLOW_SHAPE, Content, Sample
+from mepipe.shards.sample import FLOW_SHAPE, Sample
 from mepipe.shards.write import write_shard
 from mepipe.workspace import digest, hash_file, make_folder, safe_name, versions
 

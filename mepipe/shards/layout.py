@@ -32,11 +32,10 @@ class Layout:
     skipped: list[int]
 
     @classmethod
-    def of(cls, header: Mapping[str, Any], shape: tuple[int, ...]) -> Layout:
-        """header: as ``header.read_header`` gives it."""
-        where = header["layout"]
+    def of(cls, where: Mapping[str, Any], shape: tuple[int, ...]) -> Layout:
+        """where: as ``header.read_header`` gives it of one dataset."""
         return cls(
-            np.dtype(header["order"]),
+            np.dtype(where["order"]),
             shape,
             tuple(where["filters"]),
             where["offsets"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.apart import headers_apart
+from mepipe.shards.content import AnyContent, maker
 from mepipe.shards.file import ShardFile
-from mepipe.shards.sample import Content, PathLike, Sample
+from mepipe.shards.sample import PathLike, Sample
 from mepipe.workspace import hash_file
 
 _NAME = re.compile(r"(?P<corpus>[^.].*)-\d{5}\.h5")
@@ -47,16 +47,12 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         for (file, _), s in zip(self._where, self.samples, strict=True):
             other = seen.setdefault((s.corpus, s.subject, s.clip), file.path)
             if other != file.path:
-                do = "remove the copy, or run mepipe flow, which does"
+                do = f"remove the copy, or run {maker(file.path)}, which does"
                 raise DataError(f"{s} is both in {other} and in {file.path}", do=do)
 
     def damaged(self) -> list[str]:
         """The samples whose bytes no longer match their checksum, each as a line; reads everything once."""
-        return [
-            f"{file.path} sample {i} ({file.samples[i]})"
-            for file, i in self._where
-            if zlib.crc32(file.stored(i).data) != file.checksums[i]
-        ]
+        return [f"{file.path} sample {i} ({file.samples[i]})" for file, i in self._where if not file.intact(i)]
 
     @property
     def paths(self) -> list[Path]:
@@ -83,8 +79,10 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         return self._common("compression")
 
     @property
-    def content(self) -> Content:
-        """What the channels hold. Raises DataError where normalised arrays lie beside flow in px."""
+    def content(self) -> AnyContent:
+        """What the samples hold. Raises DataError where normalised arrays lie beside flow in px, images beside
+        sequences.
+        """
         first = self.files[0]
         for file in self.files[1:]:
             if file.content.first(self._channels) != first.content.first(self._channels):
@@ -101,7 +99,7 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
             if getattr(file, name) != getattr(first, name):
                 raise DataError(
                     f"{first.path} and {file.path} were made with different {name}",
-                    do="run mepipe flow again with one set of settings",
+                    do=f"run {maker(file.path)} again with one set of settings",
                 )
         return getattr(first, name)
 
@@ -118,6 +116,16 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
         file, i = self._where[index]
         return file.flow(i, self._channels)
 
+    def frame(self, index: int, t: int) -> np.ndarray:
+        """Frame ``t`` of a sequence of faces, (224, 224, 3) uint8 RGB, without reading the others."""
+        file, i = self._where[index]
+        return file.frame(i, t)
+
+    def beside(self, name: str, index: int) -> np.ndarray:
+        """What is stored beside a sample, float32: of faces "landmarks" (68, 2) in px of the crop, or "votes" (K,)."""
+        file, i = self._where[index]
+        return file.beside(name, i)
+
     def read_all(self) -> np.ndarray:
         """All flow in memory, (N, C, 224, 224) float32, px."""
         return self.read_many(range(len(self)))
@@ -125,10 +133,13 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
     def read_many(self, indices: Sequence[int], out: np.ndarray | None = None) -> np.ndarray:
         """The flow of samples ``indices``, (len(indices), C, 224, 224) float32, px, in ``out`` where it is given.
 
+        Of faces (len(indices), 224, 224, 3) or (len(indices), T, 224, 224, 3) uint8, RGB.
+
         Into one array again and again it runs at the speed of the memory; new arrays cost the system as much again.
         """
         if out is None:
-            out = np.empty((len(indices), *self.content.shape), np.float32)
+            content = self.content
+            out = np.empty((len(indices), *content.shape), np.uint8 if "uint8" in content.dtypes else np.float32)
         for n, index in enumerate(indices):
             file, i = self._where[index]
             file.read_into(i, out[n])
@@ -169,7 +180,9 @@ def open_shards(
         if not paths:
             there = ", ".join(sorted({p.name[:-9] for p in list_shards(folder)})) or "nothing"
             wanted = f" of {', '.join(corpora)}" if corpora else ""
-            raise DataError(f"no flow shards{wanted} in {folder} (there: {there})", do="run mepipe flow")
+            command = maker(folder / "any")
+            kind = "flow shards" if command.endswith("flow") else "shards of faces"
+            raise DataError(f"no {kind}{wanted} in {folder} (there: {there})", do=f"run {command}")
     else:
         paths = [Path(p) for p in source]
     headers = headers_apart(paths)  # of all at once: one process serves them
@@ -193,6 +206,20 @@ def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[
     """
     named = [(p, _NAME.fullmatch(p.name)) for p in sorted(Path(folder).glob("*.h5"))]
     return [p for p, m in named if m and (corpora is None or m["corpus"] in corpora)]
+
+
+def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
+    """The complete shards of ``corpus``; what is damaged is made again and so passed over.
+
+    Their files are open: one that is replaced later in the run can still be read.
+    """
+    shards = []
+    for path in list_shards(folder, [corpus]):
+        try:
+            shards.append(ShardFile(path))
+        except DataError:
+            continue
+    return shards
 
 
 def shard_hash(path: PathLike) -> str:

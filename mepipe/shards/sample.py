@@ -1,4 +1,4 @@
-"""The format of a shard, and what is known of one sample."""
+"""What is known of one sample, and how it is stored."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
-FORMAT = "mepipe.flow"
-VERSION = 1
-SIDE = 224
+import numpy as np
+
+from mepipe.shards.content import FLOW_FORMAT, SIDE
+
+FORMAT = FLOW_FORMAT
+VERSION = 1  # of either format
 FLOW_SHAPE = (3, SIDE, SIDE)
 MAX_SAMPLES = 512  # 300 MB of float32: what a crash can lose, and what one read of a whole shard needs
-DTYPES = ("float32", "float16")  # float16 rounds flow of a few px by at most 0.002 px and halves the file
 COMPRESSIONS = (None, "gzip")  # float flow shrinks by a fifth and then reads 20 times slower: off by default
 CHECKSUM = "checksum"
 FACTS = "facts_checksum"  # attribute: of all that the file says beside the flow; absent from the oldest shards
@@ -23,9 +25,10 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of one flow.  Labels are "" where there is none; frames are those of the corpus.
+    """What is known of one flow or face.  Labels are "" where there is none; frames are those of the corpus.
 
-    key: hash of the crops and settings the flow was made from, given by who made it.
+    subject: "" where the corpus does not say who is seen.
+    key: hash of what the flow or face was made from, given by who made it.
     onset_frames, apex_frames: how many crops were averaged into the onset and the apex image.
     """
 
@@ -44,45 +47,20 @@ class Sample:
     apex_frames: int = 1
 
     def __str__(self) -> str:
-        return f"{self.corpus} {self.subject}/{self.clip}"
+        return f"{self.corpus} {self.subject}/{self.clip}" if self.subject else f"{self.corpus} {self.clip}"
 
 
-@dataclass(frozen=True)
-class Content:
-    """What the channels of a shard's samples hold: three, or four where the strain was asked for beside them.
-
-    normalised: values someone else scaled, not px; span: then the lowest and the highest value there can be.
-    """
-
-    channels: tuple[str, ...] = ("u", "v", "magnitude")
-    normalised: bool = False
-    span: tuple[float, float] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one sample."""
-        return len(self.channels), SIDE, SIDE
-
-    def first(self, count: int | None) -> Content:
-        """What the first ``count`` channels hold; None for all."""
-        return replace(self, channels=self.channels[:count])
-
-    @property
-    def mirror(self) -> float:
-        """A mirrored face has u' = mirror - u: -u in px, the other end of its span where u was min-max scaled."""
-        return 0.0 if self.span is None else sum(self.span)
-
-    def __str__(self) -> str:
-        unit = "normalised" if self.normalised else "px"
-        return f"{', '.join(self.channels)} ({unit})"
-
-
-PX = Content()
-PX_STRAIN = Content((*PX.channels, "strain"))
-CONTENTS_PX = (PX, PX_STRAIN)
 AVERAGED = ("onset_frames", "apex_frames")  # datasets that are there only where a number differs from 1
 TEXTS = tuple(f.name for f in fields(Sample) if f.type == "str")
 NUMBERS = tuple(f.name for f in fields(Sample) if f.type == "int" and f.name not in AVERAGED)
+
+
+def checksum_of(parts: Sequence[np.ndarray]) -> int:
+    """CRC-32 of the stored bytes of a sample and of what is stored beside it."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(np.ascontiguousarray(part).data, crc)
+    return crc
 
 
 def facts_checksum(attributes: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from mepipe.errors import DataError
+from mepipe.shards.content import CONTENTS_PX, SIDE, Faces
 from mepipe.shards.file import ShardFile
 from mepipe.shards.read import list_shards
-from mepipe.shards.sample import CONTENTS_PX, PathLike
+from mepipe.shards.sample import PathLike
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def verify_shards(source: PathLike | Sequence[PathLike]) -> list[Finding]:
     """Read every sample and list what is wrong.
 
     Checks that the file is a complete shard, the checksum of each sample, NaN and infinity, and that the magnitude
-    and the strain are those of u and v (in px; of normalised values nothing is known).
+    and the strain are those of u and v (in px; of normalised values nothing is known); of faces, that landmarks are
+    near the crop or absent.
 
     Parameters
     ----------
@@ -69,11 +70,13 @@ def _verify(path: Path) -> Iterator[Finding]:
 
 def _sample_problem(shard: ShardFile, i: int) -> str | None:
     try:
-        stored = shard.stored(i)
+        stored, intact = shard.stored(i), shard.intact(i)
     except DataError as e:
         return str(e).removeprefix(f"{shard.path}: ")
-    if zlib.crc32(stored.data) != shard.checksums[i]:
+    if not intact:
         return "its bytes do not match their checksum"
+    if isinstance(shard.content, Faces):
+        return _face_problem(shard, i)
     if not np.isfinite(stored).all():
         return "it holds NaN or infinity"
     if shard.content not in CONTENTS_PX:
@@ -87,6 +90,20 @@ def _sample_problem(shard: ShardFile, i: int) -> str | None:
         return "its magnitude is not that of u and v"
     if len(flow) > 3 and not _is_strain(flow, float(np.finfo(stored.dtype).eps)):
         return "its strain is not that of u and v"
+    return None
+
+
+FAR = 4 * SIDE  # px from the crop: landmarks of a face that is partly outside it lie nearer
+
+
+def _face_problem(shard: ShardFile, i: int) -> str | None:
+    points = shard.beside("landmarks", i)
+    if not np.isnan(points).all() and not (np.abs(points) <= FAR).all():
+        return f"its landmarks are neither all absent (NaN) nor all within {FAR} px"
+    if "votes" in shard.content.beside:
+        votes = shard.beside("votes", i)
+        if not np.isnan(votes).all() and not ((votes >= 0).all() and abs(float(votes.sum()) - 1) < 1e-4):
+            return "its votes are neither absent (NaN) nor shares that sum to 1"
     return None
 
 

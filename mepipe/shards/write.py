@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,21 +15,19 @@ import h5py
 import numpy as np
 
 from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.shards.content import PX, AnyContent
 from mepipe.shards.sample import (
     AVERAGED,
     CHECKSUM,
     COMPRESSIONS,
-    DTYPES,
     FACTS,
-    FORMAT,
     MAX_SAMPLES,
     NUMBERS,
-    PX,
     TEXTS,
     VERSION,
-    Content,
     PathLike,
     Sample,
+    checksum_of,
     facts_checksum,
 )
 from mepipe.workspace import atomic_file, write_failed
@@ -55,27 +52,25 @@ class ShardWriter:
         engine: str,
         parameters: dict[str, Any],
         versions: dict[str, Any],
-        dtype: str = "float32",
+        dtype: str | None = None,
         compression: str | None = None,
-        content: Content = PX,
+        content: AnyContent = PX,
     ) -> None:
-        if dtype not in DTYPES:
-            raise UsageError(f"shard dtype {dtype!r}", do=f"valid: {', '.join(DTYPES)}")
+        dtype = dtype or content.dtypes[0]
+        if dtype not in content.dtypes:
+            raise UsageError(f"shard dtype {dtype!r}", do=f"valid: {', '.join(content.dtypes)}")
         if compression not in COMPRESSIONS:
             raise UsageError(f"shard compression {compression!r}", do="valid: gzip or none")
         self.path = Path(path)
         self._attributes = {
-            "format": FORMAT,
+            "format": content.format,
             "version": VERSION,
-            "normalised": content.normalised,
-            "channels": json.dumps(content.channels),
+            **content.attributes(),
             "engine": engine,
             "parameters": json.dumps(parameters, sort_keys=True),
             "versions": json.dumps(versions, sort_keys=True),
         }
-        if content.span is not None:
-            self._attributes["span"] = json.dumps(content.span)
-        self._shape = content.shape
+        self._content, self._shape = content, content.shape
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._filters = {"compression": "gzip", "compression_opts": 4, "shuffle": True} if compression else {}
         self._samples: list[Sample] = []
@@ -89,40 +84,49 @@ class ShardWriter:
         except OSError as e:
             raise write_failed(self.path, e) from e
         self._file = h5py.File(self._disk, "w")
-        self._flow = self._file.create_dataset(
-            "flow",
-            shape=(0, *self._shape),
-            maxshape=(MAX_SAMPLES, *self._shape),
-            chunks=(1, *self._shape),
-            dtype=self._dtype,
-            **self._filters,
-        )
+        self._data = self._dataset(self._content.dataset, self._shape, self._dtype, **self._filters)
+        self._beside = {n: self._dataset(n, shape, np.dtype("<f4")) for n, shape in self._content.beside.items()}
         return self
+
+    def _dataset(self, name: str, shape: tuple[int, ...], dtype: np.dtype, **filters: Any) -> h5py.Dataset:
+        return self._file.create_dataset(
+            name, shape=(0, *shape), maxshape=(MAX_SAMPLES, *shape), chunks=(1, *shape), dtype=dtype, **filters
+        )
 
     def __len__(self) -> int:
         """Samples appended so far."""
         return len(self._samples)
 
-    def append(self, sample: Sample, flow: np.ndarray) -> None:
-        """Add ``sample`` with its ``flow`` (C, 224, 224) in px."""
+    def append(self, sample: Sample, flow: np.ndarray, **beside: np.ndarray) -> None:
+        """Add ``sample`` with its ``flow`` (C, 224, 224) in px.
+
+        Of faces: with its RGB crops, (224, 224, 3) or (T, 224, 224, 3) uint8, and beside them landmarks=(68, 2) in px
+        of the crop, all NaN where none were found, and votes=(K,) where the content has them.
+        """
         index = len(self._samples)
         if index == MAX_SAMPLES:
             raise UsageError(f"more than {MAX_SAMPLES} samples for {self.path}", do="start the next shard")
         stored = self._stored(sample, np.asarray(flow))
-        self._flow.resize(index + 1, axis=0)
+        others = {name: self._stored_beside(sample, name, beside.get(name)) for name in self._beside}
+        self._data.resize(index + 1, axis=0)
         if self._filters:
-            self._flow[index] = stored
+            self._data[index] = stored
         else:  # past HDF5's cache of chunks, which would only copy it once more
-            self._flow.id.write_direct_chunk((index, 0, 0, 0), stored)
-        self._checksums.append(zlib.crc32(stored.data))
+            self._data.id.write_direct_chunk((index, *[0] * stored.ndim), stored)
+        for name, values in others.items():
+            self._beside[name].resize(index + 1, axis=0)
+            self._beside[name][index] = values
+        self._checksums.append(checksum_of([stored, *others.values()]))
         self._samples.append(sample)
         if len(self._samples) % SYNC_EVERY == 0:
             self._disk.sync()
         self._check_disk()
 
     def _stored(self, sample: Sample, flow: np.ndarray) -> np.ndarray:
-        if flow.shape != self._shape or flow.dtype.kind != "f":
-            raise DataError(f"{sample}: flow is {flow.dtype} {flow.shape}", do=f"give floats of shape {self._shape}")
+        name, kind = self._content.dataset, self._dtype.kind
+        if flow.shape != self._shape or flow.dtype.kind != kind:
+            do = f"give {'floats' if kind == 'f' else 'uint8'} of shape {self._shape}"
+            raise DataError(f"{sample}: {name} is {flow.dtype} {flow.shape}", do=do)
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(flow, dtype=self._dtype)
         if not np.isfinite(stored).all():
@@ -130,6 +134,12 @@ class ShardWriter:
         for name in TEXTS:
             _check_text(sample, name)
         return stored
+
+    def _stored_beside(self, sample: Sample, name: str, values: np.ndarray | None) -> np.ndarray:
+        shape = self._content.beside[name]
+        if values is None or np.shape(values) != shape:
+            raise DataError(f"{sample}: {name} is {np.shape(values)}", do=f"give floats of shape {shape}")
+        return np.ascontiguousarray(values, dtype="<f4")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -210,9 +220,9 @@ def write_shard(
     engine: str,
     parameters: dict[str, Any],
     versions: dict[str, Any],
-    dtype: str = "float32",
+    dtype: str | None = None,
     compression: str | None = None,
-    content: Content = PX,
+    content: AnyContent = PX,
 ) -> None:
     """Write ``samples`` and their ``flows`` as a shard: whole, or not at all.
 
@@ -227,7 +237,7 @@ def write_shard(
     engine, parameters, versions
         What made them, for the record.
     dtype
-        "float32" or "float16".
+        "float32" or "float16"; None is the first that the content may have.
     compression
         None or "gzip".
     content

@@ -27,7 +27,7 @@ from mepipe.synth.corpora import WRITERS, ClipPlan, Defect, Writer
 from mepipe.synth.identity import Camera
 from mepipe.synth.photo import photograph
 from mepipe.synth.render import SyntheticClip
-from mepipe.workspace import make_folder, replace_folder, sweep, temp_beside, write_failed, write_json, write_text
+from mepipe.workspace import make_folder, sweep, write_json, write_text
 
 GENERATION = 1  # raised when the same settings would give other pixels
 SETTINGS, TRUTH, DEFECTS = "synth.json", "truth.csv", "defects.csv"
@@ -159,13 +159,14 @@ def _write(
     """Draw what is missing, then write the sheet and the truth. Returns how many clip folders were drawn."""
     for parent in {(out / plan.folder).parent for plan in plans}:
         sweep(parent)
-    missing = [plan for plan in plans if not (out / plan.folder).is_dir()]
+    missing = [plan for plan in plans if not writer.is_there(out, plan)]
     if missing or not (out / TRUTH).is_file():
         _draw_all(writer, camera, missing, out, jobs, progress)
         described = [SyntheticClip(plan, camera) for plan in plans if plan.in_sheet]
         writer.write_annotations(out, described)
         if planted:
-            _litter(out / plans[0].folder)
+            place = out / plans[0].folder
+            _litter(place if place.is_dir() else place.parent)
             write_text(out / DEFECTS, _planted(planted))
         write_text(out / TRUTH, _truth(described))
     return len(missing)
@@ -260,7 +261,7 @@ def _draw_all(
 ) -> None:
     """Draw the clips on ``jobs`` threads; the first failure stops the rest."""
     with _one_thread_per_opencv_call(), ThreadPoolExecutor(jobs, "synth") as pool:
-        waiting = [pool.submit(_draw, writer, camera, plan, out) for plan in plans]
+        waiting = [pool.submit(lambda p: writer.draw(SyntheticClip(p, camera), out), plan) for plan in plans]
         try:
             for done, finished in enumerate(as_completed(waiting), 1):
                 finished.result()
@@ -279,21 +280,6 @@ def _one_thread_per_opencv_call() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _draw(writer: Writer, camera: Camera, plan: ClipPlan, out: Path) -> None:
-    """Draw one clip into its folder, which appears when its last frame is written."""
-    final = out / plan.folder
-    temp = temp_beside(final)
-    clip = SyntheticClip(plan, camera)
-    try:
-        temp.mkdir(parents=True)
-        for number in sorted(set(clip.numbers) - plan.absent):
-            name = writer.frame_name(plan, number)
-            (temp / name).write_bytes(writer.encode(name, clip.sensor(number)))
-        replace_folder(temp, final)
-    except OSError as e:
-        raise write_failed(final, e) from e
 
 
 def _truth(clips: Sequence[SyntheticClip]) -> str:

@@ -79,15 +79,20 @@ class Expression:
     units: str  # "6+12", "R14"
 
 
-def draw_expression(rng: np.random.Generator, name: str, who: Identity) -> Expression:
-    """One clip's expression ``name`` on the face of ``who``: units, strength, asymmetry, place all vary."""
+def draw_expression(
+    rng: np.random.Generator, name: str, who: Identity, strength: tuple[float, float] = AMPLITUDE
+) -> Expression:
+    """One clip's expression ``name`` on the face of ``who``: units, strength, asymmetry, place all vary.
+
+    strength: bounds of its peak motion, px of a 224x224 face crop.
+    """
     if name == NEUTRAL:
         return Expression(Bumps(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)), 0.0, "")
     units = EXPRESSIONS[name][rng.integers(len(EXPRESSIONS[name]))]
     side = _one_sided(rng, name, units)
     bumps = _place(rng, units, side, who)
     field = bumps.on_grid(*lattice(who.camera.size))
-    amplitude = rng.uniform(*AMPLITUDE) * who.side / 224
+    amplitude = rng.uniform(*strength) * who.side / 224
     bumps = bumps._replace(vectors=bumps.vectors * (amplitude / np.sqrt((field**2).sum(-1).max())))
     return Expression(bumps, float(amplitude), "+".join(_spelled(unit, side) for unit in sorted(units, key=int)))
 

@@ -14,7 +14,7 @@ import numpy as np
 from mepipe.synth.corpora.base import ClipPlan
 from mepipe.synth.fields import forward_of, grid, lattice
 from mepipe.synth.identity import MARGIN, SUPERSAMPLE, Camera, Identity, canvas_of, identity
-from mepipe.synth.motion import draw_drift, draw_expression, draw_time_course
+from mepipe.synth.motion import AMPLITUDE, draw_drift, draw_expression, draw_time_course
 from mepipe.synth.seeds import stream
 
 _NOISE_UNIT = 20.0  # how the noise bank stores one sigma: 8 bits then reach to 6 sigma
@@ -40,7 +40,7 @@ class SyntheticClip:
         self._camera = camera
         self._key = (plan.seed, plan.corpus, plan.subject_index, plan.clip_index)
         rng = stream(*self._key, "motion")
-        self._expression = draw_expression(rng, plan.expression, self._who)
+        self._expression = draw_expression(rng, plan.expression, self._who, plan.amplitude or AMPLITUDE)
         self._course = draw_time_course(rng, plan.onset, plan.apex, plan.offset)
         self._drift = draw_drift(rng, plan.onset, plan.offset)
         self._noise = rng.uniform(*camera.noise)

@@ -14,11 +14,19 @@ import openpyxl
 import tiny
 
 from mepipe import get_corpus
+from mepipe.datasets.affectnet import COLUMNS as AFFECTNET
+from mepipe.datasets.affectnet import annotated
+from mepipe.datasets.ferplus import CLASSES as FERPLUS
+from mepipe.datasets.ferplus import OTHERS, pixel_rows
+from mepipe.errors import DataError
 from mepipe.faces.detect import GivenBoxes
+from mepipe.facesets.run import read_table, to_csv
+from mepipe.facesets.work import FaceRecord
 from mepipe.frames import open_frames, read_image
 from mepipe.glance import glance, image_size
+from mepipe.media import PixelText
 from mepipe.prepare import COLUMNS, read_records
-from mepipe.shards import PX_STRAIN, Sample, ShardFile, verify_shards, write_shard
+from mepipe.shards import PX_STRAIN, Faces, Sample, ShardFile, ShardWriter, verify_shards, write_shard
 from mepipe.shards.exporting import flo_bytes, read_flo
 from mepipe.shards.importing import import_npz
 from mepipe.workspace import hash_file
@@ -134,6 +142,88 @@ def archives(folder: Path) -> list[bytes]:
 def read_archive(path: Path) -> object:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         return import_npz(Path(folder), path)
+
+
+def face_shards(folder: Path) -> list[bytes]:
+    out = []
+    for name, content in (("d", Faces(None, (("joy", "calm"),), True)), ("e", Faces(3))):
+        path = folder / f"{name}-00000.h5"
+        about = {"engine": "faces", "content": content, "parameters": {"crop": "as-is"}, "versions": {}}
+        with ShardWriter(path, **about, compression="gzip") as shard:
+            for n in range(2):
+                votes = {"votes": np.array([0.5, 0.5])} if content.votes else {}
+                crops = np.zeros(content.shape, np.uint8)
+                shard.append(Sample("a", "", f"c{n}", "joy"), crops, landmarks=np.zeros((68, 2)), **votes)
+        out.append(path.read_bytes())
+    return out
+
+
+def read_face_shard(path: Path) -> object:
+    shard = ShardFile(path)
+    try:
+        values = [(shard.stored(i), shard.beside("landmarks", i)) for i in range(len(shard))]
+        return values, [str(f) for f in verify_shards(path)]
+    finally:
+        shard.close()
+
+
+# --- lists of labelled faces ---------------------------------------------------------------------------
+
+
+def face_lists(folder: Path) -> list[bytes]:
+    return [b"train_00001.jpg 5\ntest_00002.jpg 7\n" * 3, b"path label\nAction/Happy/0001 Happy\n" * 2]
+
+
+def face_tables(folder: Path) -> list[bytes]:
+    box = ",".join(AFFECTNET).encode() + b"\n1/a.jpg,1,1,9,9,1;2,3\n"
+    votes = ",".join(("Usage,Image name", *FERPLUS, *OTHERS)) + "\nTraining,a.png,0,10,0,0,0,0,0,0,0,0\n"
+    ratings = b"Participant_id,Trial,Valence,Arousal\n1,1,6.5,2\n2,3,1,9\n"
+    return [box, votes.encode(), ratings, b"video_name,label\n00001,3\n2,7\n", b"file,class,subject\na/b.jpg,joy,p1\n"]
+
+
+def read_face_list(path: Path) -> object:
+    """As the list of the corpus that knows a word of it."""
+    data = path.read_bytes()
+    corpus, name = next((found for word, found in FACE_LISTS.items() if word in data), ("rafdb", RAFDB))
+    with tempfile.TemporaryDirectory(dir=path.parent) as raw:
+        for n in range(1, 6) if "{n}" in name else (0,):
+            place = Path(raw, name.format(n=n))
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(data)
+        Path(raw, "fer2013.csv").write_bytes(b"emotion,pixels,Usage\n0,1 2,Training\n")
+        Path(raw, "train_All.csv").write_bytes(data)
+        return [(c.id, c.emotion, c.split, c.problem) for c in get_corpus(corpus).clips(raw)]
+
+
+RAFDB = "list_patition_label.txt"
+FACE_LISTS = {
+    b"Action": ("ferv39k", "test_All.csv"), b"Valence": ("deap", "participant_ratings.csv"),
+    b"face_x": ("affectnet", "training.csv"), b"video_name": ("dfew", "test/set_{n}.csv"),
+    b"file": ("image-folder", "labels.csv"), b"Usage": ("ferplus", "fer2013new.csv"),
+}  # fmt: skip
+
+
+def face_pixels(folder: Path) -> list[bytes]:
+    row = " ".join("7" for _ in range(48 * 48))
+    return [f"emotion,pixels,Usage\n0,{row},Training\n3,{row},PublicTest\n".encode()]
+
+
+def read_pixels(path: Path) -> object:
+    return [PixelText(path, at, 48).read(0) for _, at, _ in pixel_rows(path)]
+
+
+def annotations(folder: Path) -> list[bytes]:
+    out = []
+    for value in (np.array("3"), np.array(4), np.array([1.5])):
+        file = io.BytesIO()
+        np.save(file, value)
+        out.append(file.getvalue())
+    return out
+
+
+def face_rows(folder: Path) -> list[bytes]:
+    record = FaceRecord("a", "", "c1", "joy", "train", "ok", "", 1, "as-is", 68, 0.9, (1.0, 2.0, 3.0, 4.0), "k")
+    return [to_csv([record, record]).encode()]
 
 
 # --- tables of our own -------------------------------------------------------------------------------
@@ -261,7 +351,6 @@ def checkpoints(folder: Path) -> list[bytes]:
 
 
 def read_checkpoint(path: Path) -> object:
-    from mepipe.errors import DataError
     from mepipe_model.tensorfiles import read_torch
 
     try:
@@ -282,6 +371,12 @@ TARGETS = {
     "video avi": Target(videos(".avi", "MJPG"), ".avi", read_video),
     "video mp4": Target(videos(".mp4", "mp4v"), ".mp4", read_video),
     "shard": Target(shards, ".h5", read_shard),
+    "faces shard": Target(face_shards, ".h5", read_face_shard),
+    "face list": Target(face_lists, ".txt", read_face_list),
+    "face table": Target(face_tables, ".csv", read_face_list),
+    "face pixels": Target(face_pixels, ".csv", read_pixels),
+    "face npy": Target(annotations, ".npy", annotated),
+    "faces csv": Target(face_rows, ".csv", read_table),
     "npz": Target(archives, ".npz", read_archive),
     "flo": Target(lambda folder: [flo_bytes(np.zeros((2, 4, 5), np.float32))], ".flo", read_flo),
     "clips.csv": Target(clip_tables, ".csv", read_clips),

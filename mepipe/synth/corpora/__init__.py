@@ -1,8 +1,14 @@
-"""The layouts in which corpora can be made up, one module per corpus; ``WRITERS`` holds them by name."""
+"""The layouts in which corpora can be made up, one module per corpus or family; ``WRITERS`` holds them by name."""
 
-from mepipe.synth.corpora import casme2, casme3, dfme, fourdme, mmew, samm, smic
+from importlib import import_module
+
 from mepipe.synth.corpora.base import WRITERS, ClipPlan, Defect, Writer
 
-__all__ = [
-    "WRITERS", "ClipPlan", "Defect", "Writer", "casme2", "casme3", "dfme", "fourdme", "mmew", "samm", "smic",
-]  # fmt: skip
+# each registers its writers when it is imported
+for _name in (
+    "casme2", "samm", "smic", "dfme", "casme3", "mmew", "fourdme", "rafdb", "ferplus", "affectnet",
+    "clipcorpora", "deap", "classfolders",
+):  # fmt: skip
+    import_module(f"mepipe.synth.corpora.{_name}")
+
+__all__ = ["WRITERS", "ClipPlan", "Defect", "Writer"]

@@ -15,6 +15,7 @@ from mepipe.errors import UsageError
 from mepipe.registry import Registry
 from mepipe.synth.identity import Camera
 from mepipe.synth.seeds import stream
+from mepipe.workspace import replace_folder, temp_beside, write_failed
 
 if TYPE_CHECKING:
     from mepipe.synth.render import SyntheticClip
@@ -47,6 +48,7 @@ class ClipPlan:
     offset: int
     last: int
     suffix: str = ""  # of its frame files, where it is not the corpus's usual one
+    amplitude: tuple[float, float] | None = None  # peak motion in px at 224x224; None: a micro-expression's
     in_sheet: bool = True  # False: a folder without a row, no micro-expression of the corpus
     absent: frozenset[int] = frozenset()  # frames that have no file
     cells: Mapping[str, object] = field(default_factory=dict, hash=False)  # what the sheet says instead of the truth
@@ -126,6 +128,24 @@ class Writer(ABC):
     @abstractmethod
     def write_annotations(self, out: Path, clips: Sequence[SyntheticClip]) -> None:
         """Write what comes with the frames (a sheet, or nothing) below ``out``."""
+
+    def is_there(self, out: Path, plan: ClipPlan) -> bool:
+        """Whether the clip is drawn already."""
+        return (out / plan.folder).is_dir()
+
+    def draw(self, clip: SyntheticClip, out: Path) -> None:
+        """Draw one clip into its folder, which appears when its last frame is written. Raises MepipeError."""
+        plan = clip.plan
+        final = out / plan.folder
+        temp = temp_beside(final)
+        try:
+            temp.mkdir(parents=True)
+            for number in sorted(set(clip.numbers) - plan.absent):
+                name = self.frame_name(plan, number)
+                (temp / name).write_bytes(self.encode(name, clip.sensor(number)))
+            replace_folder(temp, final)
+        except OSError as e:
+            raise write_failed(final, e) from e
 
     def encode(self, name: str, image: np.ndarray) -> bytes:
         """The bytes of the frame file ``name``."""
