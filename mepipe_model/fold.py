@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
+from mepipe.stopping import Stopped, stop_wanted
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
 from mepipe_model.augment import augmented
 from mepipe_model.compiled import compiled
@@ -103,6 +104,8 @@ def train_fold(fold_id: str) -> str:
     """Train and judge one fold in this process; a finished fold is left alone. Returns its id."""
     assert _bench is not None, "start_worker has not run in this process"
     if _bench.run.fold_facts(fold_id) is None:
+        if stop_wanted():
+            raise Stopped(f"fold {fold_id} was not begun")
         _Training(_bench, _bench.folds[fold_id]).run()
     return fold_id
 
@@ -180,9 +183,12 @@ class _Training:
             self._write_log()
             if self.config.select == "inner" and epoch - self.best.epoch >= self.config.patience:
                 break
-            if time.monotonic() - saved > STATE_EVERY and epoch + 1 < epochs:
+            stop = stop_wanted()
+            if (stop or time.monotonic() - saved > STATE_EVERY) and epoch + 1 < epochs:
                 self._save_state(epoch + 1)
                 saved = time.monotonic()
+            if stop and epoch + 1 < epochs:
+                raise Stopped(f"fold {self.fold.id} is kept after {epoch + 1} of {epochs} epochs")
 
     def _epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training clips. Returns their mean loss and the accuracy while training."""

@@ -37,8 +37,11 @@ class Plan:
         return self.composite or "+".join(self.corpora)
 
 
-def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
-    """Everything that is decided before the first step. Raises DataError when there is nothing to train on."""
+def make_plan(ws: Workspace, config: TrainConfig, *, elsewhere: str | None = None) -> Plan:
+    """Everything that is decided before the first step. Raises DataError when there is nothing to train on.
+
+    elsewhere: another machine will train, on cpu or cuda: it checks the flow's bytes, and this one need not have a GPU.
+    """
     from mepipe_model.data import FlowDataset
 
     corpora, composite = wanted_corpora(ws, config.data)
@@ -46,7 +49,7 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     if not len(data):
         whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
         raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
-    if damaged := data.shards.damaged():
+    if not elsewhere and (damaged := data.shards.damaged()):
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do="run mepipe flow again")
     samples = data.samples
@@ -54,7 +57,7 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     folds = only_corpus(folds, config.protocol, config.test_corpus)
     fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])
-    device = pick_device(config.device)
+    device = elsewhere or pick_device(config.device)
     # part of the run's identity, like every setting: sums over threads differ in their last digits
     threads = config.threads or max(1, cores() // len(folds))
     return Plan(

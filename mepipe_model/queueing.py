@@ -18,6 +18,7 @@ from typing import Any
 
 from mepipe.errors import MepipeError, one_line
 from mepipe.executors import die_with_parent, undisturbed
+from mepipe.stopping import Stopped
 
 TRIES = 2  # of a fold whose process dies: once may have been a neighbour's fault (memory), twice is its own
 DYING = 10.0  # seconds from the end of a process's pipe to its exit status
@@ -25,11 +26,14 @@ DYING = 10.0  # seconds from the end of a process's pipe to its exit status
 
 @dataclass(frozen=True)
 class Failure:
-    """A fold that raised. reason: one line; trace: for a bug report; memory: it ran out of memory."""
+    """A fold that raised. reason: one line; trace: for a bug report; memory: it ran out of memory; stopped: it was
+    asked to end, and goes on another time.
+    """
 
     reason: str
     trace: str = ""
     memory: bool = False
+    stopped: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
@@ -38,7 +42,7 @@ class Failure:
         # torch's own error is known by its name: this module must not import torch
         memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         memory = memory or "can't allocate memory" in str(error)  # torch's allocator on the CPU
-        return cls(reason, "" if known else traceback.format_exc(), memory)
+        return cls(reason, "" if known else traceback.format_exc(), memory, isinstance(error, Stopped))
 
 
 def slots(kind: str, folds: int, jobs: int | None, default: int, gpus: Sequence[str] = ()) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from mepipe.errors import MepipeError
 from mepipe.progress import Progress
 from mepipe.settings import cores
+from mepipe.stopping import Stopped
 from mepipe.workspace import Workspace, write_text
 from mepipe_model.announce import fold_line
 from mepipe_model.plan import Plan
@@ -32,25 +33,31 @@ def run_folds(
     """Train ``folds``: in processes of their own, or one after the other in this process where one small one runs.
 
     On the CPU there are cores / threads at once, on CUDA one per GPU; ``jobs`` changes both.  A fold that fails
-    does not end the others.  Returns fold id -> reason of those that failed.
+    does not end the others.  Returns fold id -> reason of those that failed.  Raises Stopped when the task that this
+    is was asked to end.
     """
     if not folds:
         return {}
     threads = plan.config.threads or 1
-    devices = slots(plan.device, len(folds), plan.config.jobs, max(1, cores() // threads), gpus(plan.device))
-    ids, failed, started = [f.id for f in folds], {}, time.monotonic()
+    jobs = 1 if plan.config.executor == "serial" else plan.config.jobs
+    devices = slots(plan.device, len(folds), jobs, max(1, cores() // threads), gpus(plan.device))
+    ids, failed, stopped, started = [f.id for f in folds], {}, list[str](), time.monotonic()
     worker = (ws.root, run.folder, threads)
-    apart = len(devices) > 1 or slow_to_stop(plan)
+    apart = plan.config.executor != "serial" and (len(devices) > 1 or slow_to_stop(plan))
     results = fold_queue(_train, ids, devices, _start, worker) if apart else _here(ids, devices[0], worker)
     if len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
         say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
     with closing(results), watching(run, ids, plan.config.epochs or 0, progress):
         for done, (i, result) in enumerate(results, start=1):
-            if isinstance(result, Failure):
+            if isinstance(result, Failure) and result.stopped:
+                stopped.append(result.reason)
+            elif isinstance(result, Failure):
                 failed[ids[i]] = result.reason
                 say(f"fold {done}/{len(ids)} {ids[i]} failed: {result.reason}{_kept(run, ids[i], result)}")
             else:
                 say(fold_line(run, ids[i], done, len(ids), time.monotonic() - started))
+    if stopped:
+        raise Stopped(f"{stopped[0]}; {len(stopped)} folds go on when the task is started again")
     return failed
 
 

@@ -56,8 +56,17 @@ def plan(ws: Workspace, corpus: str, average: int = 0) -> list[Pair]:
     average: how many neighbours on either side of onset and apex are averaged into them.
     Raises DataError for a clip whose crops, or neighbours of crops, are not there.
     """
-    folder = ws.prepared(corpus)
-    return [_pair(folder, r, average) for r in read_records(folder) if r.status != "refused"]
+    return paired(ws, corpus, usable(ws, corpus), average)
+
+
+def usable(ws: Workspace, corpus: str) -> list[Record]:
+    """The rows of clips.csv that have crops, in their order."""
+    return [r for r in read_records(ws.prepared(corpus)) if r.status != "refused"]
+
+
+def paired(ws: Workspace, corpus: str, records: Sequence[Record], average: int) -> list[Pair]:
+    """The pairs of ``records``, whose crops are looked for. Raises DataError as ``plan``."""
+    return [_pair(ws.prepared(corpus), r, average) for r in records]
 
 
 def _pair(folder: Path, record: Record, average: int) -> Pair:
