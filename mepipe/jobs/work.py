@@ -5,6 +5,7 @@ The last line that begins with ``error:`` is why it failed.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +21,7 @@ INTERRUPTED = 130
 def main(args: list[str]) -> int:
     """Do the task. Returns the exit code."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # how it is stopped; a shell in between may ignore it
     try:
         job, number = Job.load(Path(args[0])), int(args[1])
         settings = {**job.settings, "shard": f"{number}/{job.tasks}"}

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mepipe.executors import die_with_parent
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmstepd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 WHERE = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/slurm-wlm"])
 NODES = ("one", "two")
@@ -121,7 +123,12 @@ class Cluster:
         program = shutil.which(command[0], path=WHERE)
         assert program is not None
         self._daemons[name] = subprocess.Popen(
-            [program, *command[1:]], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [program, *command[1:]],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,  # a killed pytest leaves no daemon behind
         )
 
     def end(self, name: str) -> None:
