@@ -69,7 +69,7 @@ def annotation(clips: int) -> list[Clip]:
     return [Clip(CORPUS, *names(n, clips), *facts, label3=LABELS[n % 3]) for n in range(clips)]
 
 
-@mock.patch("mepipe.workspace.fsync", lambda path: None)  # what is made up need not outlive a power cut
+@mock.patch("mepipe.workspace.fsync", new=mock.Mock())  # what is made up need not outlive a power cut
 def lay_out(ws: Workspace, clips: int, tasks: int) -> None:
     """The workspace after the last part of everything, and before any merge."""
     folder = ws.prepared(CORPUS)
@@ -96,7 +96,7 @@ def plan_prepare(ws: Workspace, clips: int, tasks: int) -> int:
 
 def plan_flow(ws: Workspace, clips: int, tasks: int) -> int:
     (cut,) = cuts_of(ws, [CORPUS], SHARD, Share(1, tasks))
-    return len(cut.own_records())
+    return len(cut.own_records)
 
 
 def plan_train(ws: Workspace, clips: int, tasks: int) -> int:

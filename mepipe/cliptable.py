@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,27 @@ def to_csv(records: list[Record]) -> str:
 
 def read_records(folder: Path) -> list[Record]:
     """The rows of ``folder``/clips.csv; an empty list when it is not there yet."""
+    return list(iter_records(folder))
+
+
+def iter_records(folder: Path, keep: Callable[[dict[str, str]], bool] | None = None) -> Iterator[Record]:
+    """The rows of ``folder``/clips.csv one by one, or those that ``keep`` takes; none when it is not there yet.
+
+    A part of the work reads a table of a million rows for a thousand of them: the others never become records.
+    """
     path = folder / "clips.csv"
     if not path.is_file():
-        return []
+        return
     n = 1
     try:
-        reader = csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8"), newline=""))
+        text = io.TextIOWrapper(io.BytesIO(read_file(path, TABLE_BYTES)), "utf-8", newline="")
+        reader = csv.DictReader(text)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError("its header is not that of clips.csv")
-        records = []
         for row in reader:
             n = reader.line_num
-            records.append(checked(Record.from_row(row)))
-        return records
+            if keep is None or keep(row):
+                yield checked(Record.from_row(row))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
         do = f"run mepipe prepare {folder.name} RAW again; it rewrites the file"
         raise DataError(f"{path} row {n} cannot be read ({e})", do=do) from e

@@ -6,38 +6,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mepipe.cliptable import iter_records
 from mepipe.clipwork import Record
-from mepipe.flow.pairs import usable
 from mepipe.shards import list_shards
-from mepipe.shares import Share, picked
+from mepipe.shares import Share
 from mepipe.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The shards of one corpus, and those of them that are this command's to make."""
+    """The shards of one corpus, and those of them that are this command's to make, with their clips in order.
+
+    count: clips of all shards.
+    """
 
     corpus: str
-    records: list[Record]
-    size: int
+    count: int
     paths: list[Path]
     own: list[Path]
-
-    def own_records(self) -> list[Record]:
-        """The clips of the own shards, in their order."""
-        if len(self.own) == len(self.paths):
-            return self.records
-        own = set(self.own)
-        starts = [n * self.size for n, path in enumerate(self.paths) if path in own]
-        return [r for start in starts for r in self.records[start : start + self.size]]
+    own_records: list[Record]
 
 
 def cuts_of(ws: Workspace, corpora: Sequence[str], size: int, share: Share | None) -> list[Cut]:
     """The shards of ``corpora``, ``size`` clips each; of a share every N-th, counted over all corpora."""
-    records = {name: usable(ws, name) for name in corpora}
-    paths = {n: [ws.flow / f"{n}-{i:05d}.h5" for i in range(-(-len(r) // size))] for n, r in records.items()}
-    own = set(picked([path for some in paths.values() for path in some], share))
-    return [Cut(n, records[n], size, paths[n], [p for p in paths[n] if p in own]) for n in corpora]
+    cuts, before = list[Cut](), 0
+    for corpus in corpora:
+        counted = _Counted(size, before, share)
+        records = list(iter_records(ws.prepared(corpus), counted.keep))
+        paths = [ws.flow / f"{corpus}-{i:05d}.h5" for i in range(-(-counted.usable // size))]
+        own = [path for i, path in enumerate(paths) if share is None or share.owns(before + i)]
+        cuts.append(Cut(corpus, counted.usable, paths, own, records))
+        before += len(paths)
+    return cuts
+
+
+class _Counted:
+    """Which rows of a table lie in own shards; rows of refused clips lie in none. before: shards of other corpora."""
+
+    def __init__(self, size: int, before: int, share: Share | None) -> None:
+        self.size, self.before, self.share = size, before, share
+        self.usable = 0
+
+    def keep(self, row: dict[str, str]) -> bool:
+        if row["status"] == "refused":
+            return False
+        shard = self.before + self.usable // self.size
+        self.usable += 1
+        return self.share is None or self.share.owns(shard)
 
 
 def remove_others(folder: Path, corpus: str, keep: Sequence[Path]) -> None:

@@ -56,12 +56,7 @@ def plan(ws: Workspace, corpus: str, average: int = 0) -> list[Pair]:
     average: how many neighbours on either side of onset and apex are averaged into them.
     Raises DataError for a clip whose crops, or neighbours of crops, are not there.
     """
-    return paired(ws, corpus, usable(ws, corpus), average)
-
-
-def usable(ws: Workspace, corpus: str) -> list[Record]:
-    """The rows of clips.csv that have crops, in their order."""
-    return [r for r in read_records(ws.prepared(corpus)) if r.status != "refused"]
+    return paired(ws, corpus, [r for r in read_records(ws.prepared(corpus)) if r.status != "refused"], average)
 
 
 def paired(ws: Workspace, corpus: str, records: Sequence[Record], average: int) -> list[Pair]:

@@ -107,7 +107,7 @@ def flow_corpora(
     if config.dry_run:
         cuts = cuts_of(ws, names, config.shard_size, share)
         summary.shards = {cut.corpus: cut.own for cut in cuts}
-        return replace(summary, samples=sum(len(cut.own_records()) for cut in cuts), dry_run=True)
+        return replace(summary, samples=sum(len(cut.own_records) for cut in cuts), dry_run=True)
     for name in names:
         if (lost := merge_lost(ws, name)) and say:
             say(lost)
@@ -115,7 +115,7 @@ def flow_corpora(
         cuts = cuts_of(ws, names, config.shard_size, share)
         own = {path for cut in cuts for path in cut.own}
         sweep(make_folder(ws.flow), None if share is None else own.__contains__)
-        plans = {cut.corpus: paired(ws, cut.corpus, cut.own_records(), config.average) for cut in cuts}
+        plans = {cut.corpus: paired(ws, cut.corpus, cut.own_records, config.average) for cut in cuts}
         if say and config.average:
             say(averaged_line([pair for pairs in plans.values() for pair in pairs], config.average))
         total = sum(map(len, plans.values()))

@@ -17,6 +17,7 @@ from mepipe.workspace import Workspace, digest, hash_file
 
 CLIPS = 100  # of a task of prepare, at least: some ten seconds of work, and a task costs five to start
 TASKS = 64  # by default: more wait in the queue anyway
+NOBODY = 10**9  # parts of which the first has a shard at most: to count what there is without keeping its rows
 FOLDS = 1000  # tasks of a train by default: a fold is long, and arrays end there on most clusters
 NOT_SENT = {"executor", "shard", "force", "dry_run", "jobs"}  # what a task has values of its own for
 
@@ -102,7 +103,7 @@ def _flow(ws: Workspace, arguments: Sequence[str], config: FlowConfig, cluster: 
     for name in names:
         if missing := merge_lost(ws, name):
             raise DataError(missing, do="mepipe status tells of the tasks; the same prepare again runs what is missing")
-    cuts = cuts_of(ws, names, config.shard_size, None)
+    cuts = cuts_of(ws, names, config.shard_size, Share(1, NOBODY))
     paths = [path for cut in cuts for path in cut.paths]
     tasks = max(1, min(cluster.tasks or TASKS, len(paths)))
     settings = _settings(config, jobs=cluster.cpus_per_task)
@@ -114,7 +115,7 @@ def _flow(ws: Workspace, arguments: Sequence[str], config: FlowConfig, cluster: 
     def finish() -> list[str]:
         for cut in cuts:
             remove_others(ws.flow, cut.corpus, cut.paths)
-        return [f"flow: {sum(len(c.records) for c in cuts)} samples of {', '.join(names)} in {len(paths)} shards"]
+        return [f"flow: {sum(c.count for c in cuts)} samples of {', '.join(names)} in {len(paths)} shards"]
 
     mark = _mark("flow", names, settings, tasks, tables)
     return Work("flow", "flow", list(names), settings, tasks, mark, cluster.cpus_per_task, done, finish)
