@@ -242,6 +242,10 @@ class TrainConfig(Checked):
         None, "folds at once; default: on the CPU cores / threads, on CUDA one per GPU. More per GPU become fewer when "
         "its memory runs out", low=1,
     )  # fmt: skip
+    ddp: int = option(
+        1, "so many processes train a fold together, each on a GPU of its own (or the CPU) with a part of every batch",
+        low=1, high=64,
+    )  # fmt: skip
     threads: int | None = option(
         None, "torch threads of a fold on the CPU (they decide the last digits); default: 1, "
         "more where there are fewer folds than cores", low=1,

@@ -38,6 +38,7 @@ from mepipe_model.recipes import input_options, learning_rate, model_options
 from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_predictions
 from mepipe_model.sequences import SequenceStore
 from mepipe_model.tensorfiles import read_torch
+from mepipe_model.together import group
 from mepipe_model.weights import save_weights
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
@@ -137,7 +138,9 @@ class _Training:
         self.scale = fitted_scale(bench.moments, self.train) if standard else Scale.none()
         torch.manual_seed(seed_of(seed, fold.id, "weights"))
         options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
-        self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        self.group = group()
+        model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        self.model: Any = self.group.alike(model)
         check_start(self.model, bench.run.config["model"])
         self.inputs = bench.inputs(self.model)
         self.network: Any = self.model.network if isinstance(self.model, PreparingModel) else self.model
@@ -181,9 +184,10 @@ class _Training:
             row |= {"loss": round(loss, 6), "accuracy": round(accuracy, 4), **self._look(epoch)}
             self.log.append(row)
             self._write_log()
-            if self.config.select == "inner" and epoch - self.best.epoch >= self.config.patience:
+            patient = self.config.select != "inner" or epoch - self.best.epoch < self.config.patience
+            if not self.group.agreed(patient, self.bench.device):
                 break
-            stop = stop_wanted()
+            stop = self.group.agreed(stop_wanted(), self.bench.device)
             if (stop or time.monotonic() - saved > STATE_EVERY) and epoch + 1 < epochs:
                 self._save_state(epoch + 1)
                 saved = time.monotonic()
@@ -193,24 +197,29 @@ class _Training:
     def _epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training clips. Returns their mean loss and the accuracy while training."""
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, self.fold.id, f"epoch {epoch}"))
-        torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}"))
+        torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}{self.group.word}"))
         shuffled = torch.randperm(len(self.train), generator=generator).tolist()
         order = self.train if self.config.order == "listed" else [self.train[i] for i in shuffled]
         assert self.config.batch_size is not None
         assert self.config.epochs is not None
         assert self.config.flip is not None
-        pieces = list(batches(order, self.config.batch_size))
+        pieces, together = list(batches(order, self.config.batch_size)), self.group
         which = [torch.rand(len(piece), generator=generator) < self.config.flip for piece in pieces]
+        own, own_which = ([together.own(part) for part in parts] for parts in (pieces, which))
+        if together.size > 1:  # what is drawn for the clips of a part is not what is drawn for another's
+            generator.manual_seed(seed_of(self.config.seed, self.fold.id, f"moved {epoch}{together.word}"))
         targets = self._targets(order).split([len(piece) for piece in pieces])
         tally = Tally(f"fold {self.fold.id}", epoch, len(pieces))
         self.model.train()
-        for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(epoch, step, len(pieces))
-            out = self._forward(augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator))
+        for step, (x, target) in enumerate(zip(self._batches(own, own_which), targets, strict=True)):
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = self._rate(epoch, step, len(pieces))
+            x = augmented(self.scale(x), self.config.shift or 0.0, self.config.noise or 0.0, generator)
+            out = together.whole(self._forward(x), len(target))
             loss = self.model.head.loss(out, target, epoch / self.config.epochs)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            together.sum_gradients(self.model.parameters(), len(target))
             if self.config.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -266,6 +275,8 @@ class _Training:
     # --- what is left on disk ---
 
     def _finish(self) -> None:
+        if not self.group.first:
+            return
         if self.config.select == "inner":
             self.model.load_state_dict(self.best.kept)
         self._write_predictions("predictions.csv", self._logits(self.fold.test))
@@ -297,11 +308,15 @@ class _Training:
         write_predictions(self.folder / name, rows, classes)
 
     def _write_log(self) -> None:
+        if not self.group.first:
+            return
         used = [c for c in LOG if c in self.log[0]]
         lines = [",".join(used), *(",".join(str(r.get(c, "")) for c in used) for r in self.log)]
         write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
 
     def _save_state(self, next_epoch: int) -> None:
+        if not self.group.first:
+            return
         state = {
             "next_epoch": next_epoch,
             "model": self.model.state_dict(),

@@ -10,7 +10,7 @@ from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.settings import TrainConfig, cores
 from mepipe.shards import Content, Sample, Shards, list_shards
 from mepipe.workspace import Workspace, digest
-from mepipe_model.fitted import check_inputs
+from mepipe_model.fitted import check_inputs, is_fitted
 from mepipe_model.protocols import Fold, make_folds, named_parts, only_corpus
 
 
@@ -54,6 +54,8 @@ def make_plan(ws: Workspace, config: TrainConfig, *, elsewhere: str | None = Non
         raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do="run mepipe flow again")
     samples = data.samples
     check_inputs(ws, config.model, samples, data.content)
+    if config.ddp > 1 and is_fitted(config.model):
+        raise UsageError(f"{config.model} is fitted at once, and --ddp shares steps", do="leave --ddp out")
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     folds = only_corpus(folds, config.protocol, config.test_corpus)
     fingerprint = digest([[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)])

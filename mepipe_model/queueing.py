@@ -77,7 +77,7 @@ def fold_queue(
     """
     todo = deque(enumerate(items))
     deaths: Counter[int] = Counter()
-    team = [_Slot(device, (fn, setup, setup_args)) for device in devices]
+    team = [Slot(device, (fn, setup, setup_args)) for device in devices]
     try:
         while todo or any(s.busy for s in team):
             _hand_out(todo, team)
@@ -103,7 +103,7 @@ def fold_queue(
             slot.end()
 
 
-def _hand_out(todo: deque[tuple[int, Any]], team: list[_Slot]) -> None:
+def _hand_out(todo: deque[tuple[int, Any]], team: list[Slot]) -> None:
     """Give every free slot a fold, and note which devices are shared from now on."""
     for slot in team:
         if todo and not slot.busy:
@@ -113,14 +113,14 @@ def _hand_out(todo: deque[tuple[int, Any]], team: list[_Slot]) -> None:
         slot.crowded |= slot.busy and shared[slot.device] > 1
 
 
-def _shrink(team: list[_Slot], slot: _Slot) -> None:
+def _shrink(team: list[Slot], slot: Slot) -> None:
     """End ``slot``'s process, and close the slot for good unless it is the last of its device."""
     slot.end()
     if sum(s.device == slot.device for s in team) > 1:
         team.remove(slot)
 
 
-class _Slot:
+class Slot:
     """One process on one device and the fold it works on; the process starts with its first fold."""
 
     def __init__(self, device: str, work: tuple[Any, ...]) -> None:

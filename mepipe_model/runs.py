@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "compile": False,
     "channels_last": False,
     "deterministic": False,
+    "ddp": 1,
     "head_motion": "keep",
     "shift": 0.0,
     "noise": 0.0,

@@ -60,6 +60,7 @@ PARSED = {
     "mepipe prepare casme2 ./raw --executor slurm --tasks 32 --cpus-per-task 8 --time 2:00:00": "needs Slurm: "
     "tests/slurm",
     "mepipe prepare casme2 ./raw --executor slurm --cpus-per-task 8 --time 2:00:00 --wait": "needs Slurm: tests/slurm",
+    "mepipe train --protocol holdout --data dfme --ddp 4": "licensed data and GPUs: test_together.py",
     "mepipe flow --executor slurm --cpus-per-task 8 --time 1:00:00": "needs Slurm: tests/slurm",
     "mepipe flow --executor slurm --cpus-per-task 8 --time 1:00:00 --wait": "needs Slurm: tests/slurm",
     "mepipe train --protocol loso --executor slurm --gpus-per-task 1 --time 4:00:00 --partition gpu": "needs Slurm: "

@@ -134,6 +134,10 @@ def _train(ws: Workspace, arguments: Sequence[str], config: TrainConfig, cluster
     device = config.device if config.device != "auto" else "cuda" if cluster.gpus_per_task else "cpu"
     if device == "cuda" and not cluster.gpus_per_task:
         raise UsageError("--device cuda, and the tasks get no GPU", do="add --gpus-per-task 1")
+    if device == "cuda" and config.ddp > cluster.gpus_per_task:
+        raise UsageError(
+            f"--ddp is {config.ddp}, and a task gets {cluster.gpus_per_task} GPUs", do="one process has one"
+        )
     plan = make_plan(ws, resolved(replace(config, threads=config.threads or 1)), elsewhere=device)
     folds, name = chosen(plan.folds, config.folds), planned_name(plan)
     tasks = min(cluster.tasks or FOLDS, len(folds))
