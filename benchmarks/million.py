@@ -4,14 +4,15 @@
 
 A made-up manifest, no pixels: N clips of N / 100 subjects (10 at least), prepared by `--tasks` parts, in shards of 64
 clips (empty files), sent as `--tasks` array tasks.  Every step runs in a process of its own; cpu_s is its user and
-system time without its imports, peak_mb the most memory that the process had with all libraries loaded.
+system time without its imports, peak_mb the most memory that the process had, libraries and all.
 plan prepare   who does which clip, and the mark of the parts
 plan flow      from clips.csv to the shards and to the clips of one task
 plan train     5 groups of subjects, their training and test clips, the run's fingerprint
 resume         which parts of prepare and which shards of flow are there
 status         `mepipe status` of three jobs
 merge          the parts of prepare to clips.csv, with a look at the size of every face
-The goal at a million clips: each under 60 s and 1 GB.  A plot of the growth goes to results/million.svg.
+The goal at a million clips: each under 60 s and 1 GB.  Results go to results/million.json, a plot of the growth to
+docs/images/million.svg.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from mepipe.shares import Share
 from mepipe.workspace import Workspace, digest, write_text
 from mepipe_model.protocols import make_folds
 
+PLOT = RESULTS.parents[1] / "docs/images/million.svg"
 CORPUS = "casme2"
 SHARD = 64  # clips of a shard, as FlowConfig has it
 CONTEXT = Context("dlib", None, 1, 1, {})
@@ -177,8 +179,8 @@ def main() -> None:
             for step in STEPS:
                 found[step][str(clips)] = measured(step, Path(folder), clips, tasks)
                 print(f"{clips:>8} {step:13} {found[step][str(clips)]}", flush=True)
-    write_text(options.out, json.dumps({"steps": found, "tasks": options.tasks, **machine()}, indent=2) + "\n")
-    draw(found, options.out.with_suffix(".svg"))
+    write_text(options.out, json.dumps({"machine": machine(), "tasks": options.tasks, "steps": found}, indent=2) + "\n")
+    draw(found, PLOT if options.out.parent == RESULTS else options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
