@@ -14,10 +14,10 @@ import openpyxl
 import tiny
 
 from mepipe import get_corpus
+from mepipe.cliptable import COLUMNS, read_records
 from mepipe.faces.detect import GivenBoxes
 from mepipe.frames import open_frames, read_image
 from mepipe.glance import glance, image_size
-from mepipe.prepare import COLUMNS, read_records
 from mepipe.shards import PX_STRAIN, Sample, ShardFile, verify_shards, write_shard
 from mepipe.shards.exporting import flo_bytes, read_flo
 from mepipe.shards.importing import import_npz
