@@ -95,17 +95,21 @@ def lock_path(folder: Path, stage: str, share: Share | None = None) -> Path:
     return folder / (f"{stage}.json" if share is None else f"{stage}.{share.word}.json")
 
 
-def living(folder: Path, stage: str, besides: Path | None = None) -> list[Path]:
-    """The locks of ``stage`` and of its parts, but for ``besides``, whose processes may be at work."""
-    named = re.compile(rf"{re.escape(stage)}(\.\d+of\d+)?\.json")
-    paths = [p for p in folder.glob("*.json") if named.fullmatch(p.name) and p != besides]
+def living(folder: Path, stage: str, besides: Share | None = None) -> list[Path]:
+    """The locks of ``stage`` and of its parts whose processes may be at work, but for parts of the cut of ``besides``.
+
+    Of those it is not asked: each question for a lock of another node is one to Slurm.
+    """
+    named = re.compile(rf"{re.escape(stage)}(\.\d+of(\d+))?\.json")
+    found = [(p, match[2]) for p in folder.glob("*.json") if (match := named.fullmatch(p.name))]
+    paths = [p for p, of in found if besides is None or of != str(besides.of)]
     return [p for p in paths if (holder := Holder.of(p)) is not None and not holder.gone()]
 
 
 def _take(path: Path, stage: str, share: Share | None) -> None:
     with _guard(path.parent):
-        for other in living(path.parent, stage, besides=path):
-            if share is None or not other.name.endswith(f"of{share.of}.json"):
+        for other in living(path.parent, stage, besides=share):
+            if other != path:
                 _refuse_living(other, stage)
         for _ in range(3):
             try:

@@ -119,8 +119,14 @@ def status(ws: Workspace) -> Status:
     jobs = list_jobs(ws)
     told = ask(i for job in jobs for i in job.sent.values())
     holders = {p.stem: Holder.of(p) for p in sorted(ws.locks.glob("*.json"))}
-    at_work = {stage: h for stage, h in holders.items() if h is not None and not h.gone()}
+    at_work = {stage: h for stage, h in holders.items() if h is not None and not _gone(h, told)}
     return Status([JobStatus(job, _statuses(job, told)) for job in jobs], at_work, told is not None)
+
+
+def _gone(holder: Holder, told: dict[str, Entry] | None) -> bool:
+    """Whether who holds a lock has ended; of a task of ours Slurm has said so already."""
+    entry = (told or {}).get(holder.job)
+    return holder.gone() if entry is None else not entry.alive
 
 
 def statuses(job: Job) -> list[TaskStatus]:
