@@ -2,6 +2,7 @@
 #   make demo    the whole job on a made-up corpus; says what to open
 #   make test    the test suite; make test-slow adds the tests of more than a quarter of a minute
 #   make docs    the site of docs/, into site/; a warning is an error
+#   make slurm-test   the commands on a real Slurm cluster on this machine: installs it (Debian, as root), tests, stops it
 #   make faults  what mepipe survives: every fault made on purpose, long; writes benchmarks/results/faults.json
 # PYTHON chooses the interpreter, PIP_FLAGS goes to every pip install (an index of your own, say).
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow docs faults lint format clean
+.PHONY: demo test test-slow slurm-test docs faults lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mepipe demo
@@ -21,6 +22,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
+
+slurm-test: $(VENV)/.test
+	tests/slurm/install.sh
+	MEPIPE_SLURM_TEST=1 $(BIN)/python -m pytest tests/slurm --durations=0
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

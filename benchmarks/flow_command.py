@@ -28,9 +28,9 @@ import numpy as np
 from flow_engines import RESULTS, machine
 from flow_pairs import pair
 
+from mepipe.cliptable import to_csv
 from mepipe.clipwork import Record
 from mepipe.flow import Engine, get_engine
-from mepipe.prepare import to_csv
 from mepipe.settings import cores
 from mepipe.workspace import Workspace, write_text
 

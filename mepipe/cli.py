@@ -18,12 +18,13 @@ from typing import Any
 import click
 
 from mepipe import __version__, progress
-from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply
+from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply, take
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.errors import MepipeError, one_line
+from mepipe.jobcommands import send_away, status
 from mepipe.logs import LOG, Session, told_error
-from mepipe.settings import PAIR_THREAD, FacesConfig, FlowConfig, PrepareConfig, TrainConfig
+from mepipe.settings import PAIR_THREAD, ClusterConfig, FacesConfig, FlowConfig, PrepareConfig, TrainConfig
 from mepipe.shardcommands import shards
 from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
@@ -73,6 +74,7 @@ def cli(
 cli.add_command(config)
 cli.add_command(completion)
 cli.add_command(shards)
+cli.add_command(status)
 
 
 @cli.command()
@@ -106,6 +108,7 @@ def synth(corpus: str, folder: Path, as_json: bool, **options: Any) -> None:
 @click.argument("corpus")
 @click.argument("raw", type=FOLDER)
 @options_of(PrepareConfig)
+@options_of(ClusterConfig)
 @JSON
 @click.pass_obj
 def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any) -> None:
@@ -114,7 +117,10 @@ def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any
     from mepipe.prepare import prepare_any, summary_lines
     from mepipe.summaries import of_prepare
 
-    config = PrepareConfig(**options)
+    cluster, config = take(options, ClusterConfig), PrepareConfig(**options)
+    if config.executor == "slurm":
+        send_away(ws, "prepare", [corpus, str(raw)], config, cluster, as_json)
+        return
     with progress.bar(f"prepare {corpus}", "clip") as tick:
         summary = prepare_any(ws, get_corpus(corpus), raw, config, tick)
     reply(as_json, of_prepare(summary), summary_lines(summary))
@@ -150,6 +156,12 @@ def apex() -> None:
     """Compare ways of finding the apex frame."""
 
 
+# of apex evaluate: what it does not write, and what says who works
+OF_PREPARE_ALONE = (
+    "frames", "quality", "crop", "length", "apex", "jobs", "executor", "shard", "dry_run", "force", "strict",
+)  # fmt: skip
+
+
 @apex.command("evaluate")
 @click.argument("corpus")
 @click.argument("raw", type=FOLDER)
@@ -157,7 +169,7 @@ def apex() -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only so many clips, spread over the corpus.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: all cores.")
 @JSON
-@options_of(PrepareConfig, "frames", "quality", "crop", "length", "apex", "jobs", "shard", "dry_run", "force", "strict")
+@options_of(PrepareConfig, *OF_PREPARE_ALONE)
 def apex_evaluate(
     corpus: str, raw: Path, methods: tuple[str, ...], limit: int | None, jobs: int | None, as_json: bool, **options: Any
 ) -> None:
@@ -173,10 +185,15 @@ def apex_evaluate(
 @cli.command()
 @click.argument("corpora", nargs=-1)
 @options_of(FlowConfig)
+@options_of(ClusterConfig)
 @JSON
 @click.pass_obj
 def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Compute TV-L1 flow from onset to apex of all that is prepared, or of CORPORA, into HDF5 shards."""
+    cluster, config = take(options, ClusterConfig), FlowConfig(**options)
+    if config.executor == "slurm":
+        send_away(ws, "flow", corpora, config, cluster, as_json)
+        return
     from mepipe.survive import survive
 
     care = survive(progress.say)  # from here on this is the process that works, and another waits for it
@@ -184,7 +201,7 @@ def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any)
     from mepipe.summaries import of_flow
 
     with progress.bar("flow", "pair") as tick:
-        summary = flow_corpora(ws, corpora, FlowConfig(**options), tick, progress.say, care)
+        summary = flow_corpora(ws, corpora, config, tick, progress.say, care)
     if care.last:
         reply(as_json, of_flow(summary), summary_lines(summary))
         care.tell()
@@ -216,15 +233,19 @@ SEEDS = click.option(
 @options_of(TrainConfig, "options")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Model option, e.g. mixer_sharing=full.")
 @SEEDS
+@options_of(ClusterConfig)
 @JSON
 @click.pass_obj
 def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
+    cluster, config = take(options, ClusterConfig), TrainConfig(**options)
+    if config.executor == "slurm":
+        send_away(ws, "train", [], config, cluster, as_json, seeds)
+        return
     from mepipe.summaries import of_train
     from mepipe_model.seeds import train_seeds
     from mepipe_model.train import train_run
 
-    config = TrainConfig(**options)
     outcome: Any
     with progress.bar("train", "epoch") as tick:
         if seeds:
@@ -267,7 +288,7 @@ def evaluate(ws: Workspace, runs: tuple[str, ...], against: str | None, seeds: b
 
 
 # of compare: what each model decides for itself, or what names one run
-OF_ONE_RUN = ("model", "head", "options", "folds", "run", "resume", "dry_run")
+OF_ONE_RUN = ("model", "head", "options", "folds", "run", "resume", "dry_run", "executor", "shard")
 
 
 @cli.command(cls=SpreadWords)
@@ -294,6 +315,7 @@ def compare(ws: Workspace, models: tuple[str, ...], seeds: tuple[int, ...], as_j
 # what the paper's table decides, or what names one run
 OF_A_TABLE = (
     "protocol", "data", "test_corpus", "model", "classes", "head", "options", "k", "seed", "run", "resume", "dry_run",
+    "executor", "shard",
 )  # fmt: skip
 
 

@@ -35,6 +35,11 @@ def options_of(config: type, *leave_out: str) -> Callable[[Callable[..., Any]], 
     return decorate
 
 
+def take(options: dict[str, Any], config: type) -> Any:
+    """Take the values of the dataclass ``config`` out of a command's ``options``. Returns its instance."""
+    return config(**{f.name: options.pop(f.name) for f in dataclasses.fields(config)})
+
+
 def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flag = "--" + f.name.strip("_").replace("_", "-")
     meta, kind = f.metadata, str(f.type).removesuffix(" | None")

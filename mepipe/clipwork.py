@@ -6,6 +6,7 @@ Nothing here imports pandas or torch: a worker stays under 300 MB, most of it dl
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -34,12 +35,14 @@ from mepipe.workspace import (
     versions,
 )
 
+# columns in which a few words stand again and again: each is kept once
+REPEATED = ("corpus", "subject", "emotion", "label3", "label7", "split", "apex_source", "status", "detector", "align")
 LEFT_OUT = "damaged frames left out"  # how the note on them begins
 AROUND = 1  # frames kept on either side of onset and apex by --frames around: three average well (docs/flow.md)
 OF_THE_CLIP = (errno.EACCES, errno.EPERM, errno.EIO)  # a file that cannot be read: others may be, so it is refused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them in memory
 class Record:
     """One row of clips.csv. box: (x, y, width, height) in source pixels, () when there is none."""
 
@@ -82,6 +85,7 @@ class Record:
     def from_row(cls, row: dict[str, str]) -> Record:
         box = tuple(float(row[n]) for n in ("box_x", "box_y", "box_width", "box_height") if row[n])
         values: dict[str, Any] = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        values |= {name: sys.intern(row[name]) for name in REPEATED}
         for name in ("onset", "apex", "offset"):
             values[name] = int(values[name]) if values[name] else None
         for name in ("score", "eye_distance"):

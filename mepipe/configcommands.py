@@ -20,7 +20,7 @@ def config() -> None:
 
 
 @config.command("show", context_settings={"ignore_unknown_options": True})
-@click.argument("command", required=False, metavar="[prepare|flow|train]")
+@click.argument("command", required=False, metavar="[prepare|flow|faces|train]")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]...")
 @click.option("--all", "every", is_flag=True, help="Also what is at its default.")
 @JSON

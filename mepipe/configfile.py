@@ -1,4 +1,4 @@
-"""``mepipe.toml``: the options of prepare, flow, faces and train in a file, one table for each command.
+"""``mepipe.toml``: the options of prepare, flow, faces and train in a file, a table for each, and one for Slurm.
 
     [prepare]
     landmarks = "shape_predictor_68_face_landmarks.dat"
@@ -6,6 +6,10 @@
     model = "merba_tiny"
     data = ["casme2", "samm"]
     set = { window = 7 }
+    [slurm]
+    partition = "gpu"
+
+What [slurm] holds goes for prepare, flow and train, where their own table does not say otherwise.
 
 A key is an option's name without its dashes (``batch-size``; ``batch_size`` is taken too).  The command line
 wins over the file, the file over the defaults.  A file that is wrong anywhere is refused as a whole, by line.
@@ -23,13 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import UsageError
-from mepipe.settings import FacesConfig, FlowConfig, PrepareConfig, TrainConfig, check_value, option
+from mepipe.settings import ClusterConfig, FacesConfig, FlowConfig, PrepareConfig, TrainConfig, check_value, option
 
 NAME = "mepipe.toml"
 CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "faces": FacesConfig, "train": TrainConfig}
 # Commands that do part of another's work and take its settings: verify gives prepare's verdict, apex evaluate aligns
-# as prepare does, reproduce finds runs by the settings they were trained with.
+# as prepare does, reproduce finds runs by the settings they were trained with, compare trains several models by them.
 ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "faces": (), "train": ("reproduce", "compare")}
+SENT = ("prepare", "flow", "train")  # commands that Slurm may do
+SLURM = "slurm"  # the table of what they all ask Slurm for
 BARE = re.compile(r"\s*(#.*)?$")  # a line that holds no key
 
 
@@ -61,7 +67,8 @@ class SettingsFile:
 
     def where(self, command: str, name: str) -> str:
         """``FILE:LINE`` of a setting that the file holds."""
-        return f"{self.path}:{self.tables[command][name].line}"
+        table = command if name in self.tables.get(command, {}) else SLURM
+        return f"{self.path}:{self.tables[table][name].line}"
 
     def default_map(self) -> dict[str, Any]:
         """What click takes for the defaults of its commands: command -> parameter -> value."""
@@ -72,7 +79,7 @@ class SettingsFile:
                 place = out
                 for group in groups:
                     place = place.setdefault(group, {})
-                place[last] = self.values(command)
+                place[last] = {**(self.values(SLURM) if command in SENT else {}), **self.values(command)}
         return out
 
 
@@ -94,7 +101,7 @@ def read_settings(path: str | Path) -> SettingsFile:
     Parameters
     ----------
     path
-        A TOML file with any of the tables ``prepare``, ``flow``, ``train``.
+        A TOML file with any of the tables ``prepare``, ``flow``, ``faces``, ``train``, ``slurm``.
 
     Returns
     -------
@@ -114,10 +121,10 @@ def read_settings(path: str | Path) -> SettingsFile:
     out: dict[str, dict[str, Setting]] = {}
     for command, table in tables.items():
         line = lines.get((command,), 1)
-        if command not in CONFIGS:
-            close = difflib.get_close_matches(command, CONFIGS, n=1) or _tables_with(command)
+        if command not in (*CONFIGS, SLURM):
+            close = difflib.get_close_matches(command, (*CONFIGS, SLURM), n=1) or _tables_with(command)
             hint = f"did you mean [{close[0]}]? " if close else ""
-            valid = ", ".join(f"[{name}]" for name in CONFIGS)
+            valid = ", ".join(f"[{name}]" for name in (*CONFIGS, SLURM))
             raise UsageError(f"{path}:{line}: no table is called {command!r}", do=f"{hint}valid: {valid}")
         if not isinstance(table, dict):
             raise UsageError(f"{path}:{line}: {command} is no table", do=f"write [{command}] on a line of its own")
@@ -126,9 +133,14 @@ def read_settings(path: str | Path) -> SettingsFile:
 
 
 def option_fields(command: str) -> dict[str, dataclasses.Field[Any]]:
-    """Key of the file -> field, for every option of ``command``, in the order of its settings class."""
+    """Key of the file -> field, for every option of ``command``, in the order of its settings class, Slurm's last.
+
+    Of ``slurm`` what all commands of SENT take.
+    """
     beside = dataclasses.fields(_Beside) if command == "train" else ()
-    return {key_of(f.name): f for f in (*dataclasses.fields(CONFIGS[command]), *beside)}
+    own = () if command == SLURM else dataclasses.fields(CONFIGS[command])
+    slurm = dataclasses.fields(ClusterConfig) if command in (*SENT, SLURM) else ()
+    return {key_of(f.name): f for f in (*own, *beside, *slurm)}
 
 
 def key_of(name: str) -> str:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from mepipe.configfile import CONFIGS, SettingsFile, key_of, option_fields
+from mepipe.configfile import CONFIGS, SLURM, SettingsFile, key_of, option_fields
 from mepipe.settings import FacesConfig, FlowConfig, PrepareConfig, TrainConfig, cores
 
 DEFAULT = "default"
@@ -117,7 +117,8 @@ def _written(value: Any) -> str:
 # --- init ------------------------------------------------------------------------------------------
 
 HEAD = """\
-# Settings of mepipe: the options of prepare, flow, faces and train. The command line wins over this file.
+# Settings of mepipe: the options of prepare, flow, faces and train, and in [slurm] what prepare, flow and train ask
+# Slurm for. The command line wins over this file.
 # All lines are comments that show the defaults: remove the # of those you change.
 # mepipe config show tells what would run, and where each value came from.
 """
@@ -126,9 +127,12 @@ HEAD = """\
 def template() -> str:
     """A settings file with every option as a comment: its help, its values, its default."""
     parts = [HEAD]
-    for command in CONFIGS:
+    shared = option_fields(SLURM)
+    for command in (*CONFIGS, SLURM):
         parts.append(f"\n[{command}]")
         for key, f in option_fields(command).items():
+            if command != SLURM and key in shared:
+                continue
             parts += [f"# {line}" for line in _about(f)]
             parts.append(f"#{key} = {_default(f)}")
     return "\n".join(parts) + "\n"

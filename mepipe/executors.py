@@ -1,4 +1,7 @@
-"""Running one function over many items in worker processes that may die.
+"""Running one function over many items: one after the other here, or in worker processes that may die.
+
+An executor is a function like ``process_map``; ``--executor`` chooses one by name (slurm, which sends whole parts of
+the work to a cluster instead, is in ``mepipe.jobs``).
 
 A worker that is killed (out of memory, a crash in a decoder) costs one item, not the run: the others go on, a new
 worker takes its place, and the item is tried once more at the end, alone.  What kills its worker again comes back as
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import MepipeError
+from mepipe.registry import Registry
 
 DYING = 10.0  # seconds from the end of a worker's pipe to its exit status
 STILLBORN = 3  # workers in a row that die before they can work: then it is the machine, and no item's fault
@@ -35,10 +39,30 @@ def _remedy() -> str:
     return f"in {Path(path).name}, start the work below if __name__ == '__main__': (a file, not a pipe), or free memory"
 
 
+EXECUTORS: Registry[Callable[..., Iterator[tuple[int, Any]]]] = Registry("executor")
+
+
 class WorkerDied(MepipeError):
     """The process that worked on an item was killed twice."""
 
 
+@EXECUTORS.register("serial")
+def serial_map(
+    fn: Callable[[Any], Any],
+    items: Sequence[Any],
+    jobs: int = 1,
+    *,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
+) -> Iterator[tuple[int, Any]]:
+    """What ``process_map`` does, one item after the other in this process: for a debugger, and where none may start."""
+    if items and setup is not None:
+        setup(*setup_args)
+    for i, item in enumerate(items):
+        yield i, fn(item)
+
+
+@EXECUTORS.register("local")
 def process_map(
     fn: Callable[[Any], Any],
     items: Sequence[Any],
@@ -79,6 +103,20 @@ def process_team(
         yield over
     finally:
         team.end()
+
+
+@contextlib.contextmanager
+def serial_team(
+    fn: Callable[[Any], Any],
+    jobs: int = 1,
+    *,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
+) -> Iterator[Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]]:
+    """What ``process_team`` does, in this process: ``serial_map`` of one list after the other, set up once."""
+    if setup is not None:
+        setup(*setup_args)
+    yield lambda items: serial_map(fn, items)
 
 
 class _Team:

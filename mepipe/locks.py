@@ -4,6 +4,8 @@ Lock    WORKSPACE/.locks/<stage>.json, made by one process only, removed when it
 Stale   its process is gone: no such pid, the pid has gone to a younger process, or the machine was started anew
 Guard   a stale lock is replaced under flock of the folder, so that only one of two commands takes it over; where the
         file system has no flock, exclusive creation of the file still lets only one of them begin
+Parts   of one cut (--shard I/N) hold locks of their own, <stage>.<I>of<N>.json, beside each other; the whole stage and
+        parts of another cut wait for none of them to live
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mepipe.errors import MepipeError
+from mepipe.shares import Share
 
 GUARD = 1.0  # seconds to wait for another command that looks at the locks: it needs a millisecond
 GRACE = 0.2  # seconds between creating a lock and writing it: far more than a living process needs
@@ -30,7 +34,8 @@ class Holder:
     """The process that holds a lock.
 
     born: when it began, in the words of its kernel, so that a later process of the same pid is another one; boot: of
-    the machine; space: its process namespace, for pids of one container mean nothing in another.  "" is unknown.
+    the machine; space: its process namespace, for pids of one container mean nothing in another; job: of Slurm, which
+    tells of other machines whether it still runs.  "" is unknown.
     """
 
     host: str
@@ -39,11 +44,12 @@ class Holder:
     born: str = ""
     boot: str = ""
     space: str = ""
+    job: str = ""
 
     @classmethod
     def me(cls) -> Holder:
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, time.strftime("%F %T"), born(pid), _boot(), _space())
+        return cls(socket.gethostname(), pid, time.strftime("%F %T"), born(pid), _boot(), _space(), slurm_job())
 
     @classmethod
     def of(cls, path: Path) -> Holder | None:
@@ -56,10 +62,13 @@ class Holder:
             return None
 
     def gone(self) -> bool:
-        """Whether the process is known to have ended. Of another machine or container that cannot be known."""
+        """Whether the process is known to have ended.
+
+        Of another machine only Slurm can tell, of another container nobody.
+        """
         here = Holder.me()
         if self.host != here.host:
-            return False
+            return self.job != "" and (self.job == here.job or _job_ended(self.job))
         if self.boot and here.boot and self.boot != here.boot:
             return True
         if self.space and here.space and self.space != here.space:
@@ -68,9 +77,12 @@ class Holder:
 
 
 @contextlib.contextmanager
-def held(path: Path, stage: str) -> Iterator[None]:
-    """Hold the lock ``path`` of ``stage``. Raises MepipeError, who holds it, when it is another's, and OSError."""
-    _take(path, stage)
+def held(path: Path, stage: str, share: Share | None = None) -> Iterator[None]:
+    """Hold the lock ``path`` of ``stage``, or of ``share`` of it.
+
+    Raises MepipeError, who holds it, when it is another's, and OSError.
+    """
+    _take(path, stage, share)
     try:
         yield
     finally:
@@ -78,8 +90,27 @@ def held(path: Path, stage: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _take(path: Path, stage: str) -> None:
+def lock_path(folder: Path, stage: str, share: Share | None = None) -> Path:
+    """Where the lock of ``stage`` lies in ``folder``, or that of one part of it."""
+    return folder / (f"{stage}.json" if share is None else f"{stage}.{share.word}.json")
+
+
+def living(folder: Path, stage: str, besides: Share | None = None) -> list[Path]:
+    """The locks of ``stage`` and of its parts whose processes may be at work, but for parts of the cut of ``besides``.
+
+    Of those it is not asked: each question for a lock of another node is one to Slurm.
+    """
+    named = re.compile(rf"{re.escape(stage)}(\.\d+of(\d+))?\.json")
+    found = [(p, match[2]) for p in folder.glob("*.json") if (match := named.fullmatch(p.name))]
+    paths = [p for p, of in found if besides is None or of != str(besides.of)]
+    return [p for p in paths if (holder := Holder.of(p)) is not None and not holder.gone()]
+
+
+def _take(path: Path, stage: str, share: Share | None) -> None:
     with _guard(path.parent):
+        for other in living(path.parent, stage, besides=share):
+            if other != path:
+                _refuse_living(other, stage)
         for _ in range(3):
             try:
                 with path.open("x") as file:
@@ -132,6 +163,20 @@ def _guard(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def slurm_job() -> str:
+    """The Slurm job, or task of an array, that this process belongs to; "" outside of one."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _job_ended(job: str) -> bool:
+    """Whether Slurm says that ``job`` runs no more; False where it cannot be asked."""
+    from mepipe.jobs.queue import RUNNING, ask
+
+    answer = ask([job])
+    return answer is not None and (job not in answer or answer[job].state not in RUNNING)
 
 
 def _alive(pid: int) -> bool:

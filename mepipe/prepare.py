@@ -4,43 +4,35 @@ Per clip, in a worker process: settle onset and apex on the frames that exist, f
 onset frame, estimate one transform, spot the apex where it is missing, write the crops into a
 temporary folder and rename it.  A clip whose inputs and settings are unchanged is not touched.
 Then, over the corpus: a face whose size does not fit its subject's is looked at again.
+
+With --shard I/N all but the last happens for a part of the clips; ``merge_parts`` does the rest once all are done.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
-from mepipe.clipwork import ClipTask, Context, Record, needed_frames, prepare_clip, settle_frames, start_worker
+from mepipe.cliptable import read_records
+from mepipe.clipwork import ClipTask, Context, Record, needed_frames, settle_frames
+from mepipe.corpuswork import drop_refused, map_clips, second_look
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
-from mepipe.executors import WorkerDied, process_map
-from mepipe.faces.find import fits
 from mepipe.frames import FrameFolder
-from mepipe.limits import TABLE_BYTES, read_file
+from mepipe.merging import Busy, leave_part, merge_parts, own_places, write_results
 from mepipe.progress import Progress
-from mepipe.settings import PrepareConfig, cores
+from mepipe.settings import PrepareConfig
+from mepipe.shares import Share
 from mepipe.verify import places
-from mepipe.workspace import Workspace, make_folder, safe_name, sweep, write_json, write_text
+from mepipe.workspace import Workspace, make_folder, safe_name, sweep
 
 if TYPE_CHECKING:
     from mepipe.facesets import FaceSummary
-
-COLUMNS = (
-    "corpus", "subject", "clip", "onset", "apex", "offset", "fps", "emotion", "label3", "label7", "split",
-    "apex_source", "status", "reason", "detector", "align", "aus", "score", "box_x", "box_y", "box_width",
-    "box_height", "eye_distance", "key",
-)  # fmt: skip
-ENOUGH = 5  # clips needed before a median says anything
 
 
 @dataclass
@@ -71,7 +63,12 @@ class Summary:
 
 
 def prepare_corpus(
-    ws: Workspace, corpus: Corpus, raw: Path, config: PrepareConfig | None = None, progress: Progress | None = None
+    ws: Workspace,
+    corpus: Corpus,
+    raw: Path,
+    config: PrepareConfig | None = None,
+    progress: Progress | None = None,
+    in_job: bool = False,
 ) -> Summary:
     """Detect, align and crop every clip of ``corpus`` in ``raw``; write WORKSPACE/prepared/<corpus>/.
 
@@ -89,6 +86,8 @@ def prepare_corpus(
         None is all defaults.
     progress
         progress(done, total) is called after every clip.
+    in_job
+        This is one of many parts: clips.csv appears with the last of them.
 
     Returns
     -------
@@ -112,19 +111,29 @@ def prepare_corpus(
     if config.dry_run:
         planned_records = [planned(c, config) for c in clips]
         return Summary(corpus.name, planned_records, 0.0, 0, ws.prepared(corpus.name), left_over, dry_run=True)
-    with ws.lock(f"prepare-{corpus.name}"):
+    share = Share.parse(config.shard)
+    with ws.lock(f"prepare-{corpus.name}", share):
         folder = make_folder(ws.prepared(corpus.name))
-        sweep(folder)
+        mine = {(c.subject, c.name) for c in clips}
+        own = None if share is None else lambda path: (path.parent.name, path.name) in mine
+        sweep(folder, own)
         try:
             records, reused = _work(folder, clips, config, context, progress)
-            records = _second_look(folder, clips, records, config, context)
+            if share is None:
+                records = second_look(folder, clips, records, config, context)
         except BaseException:
             with suppress(OSError):  # what has stopped us may stand in the way here too
-                sweep(folder)  # the workers were in the middle of a clip
+                sweep(folder, own)  # the workers were in the middle of a clip
             raise
         drop_refused(folder, records)
         seconds = time.monotonic() - started
-        write_results(folder, all_clips, records, config, context, raw)
+        if share is None:
+            write_results(folder, records, config, context, raw)
+        else:
+            leave_part(folder, share, all_clips, records, config, context, raw)
+    if share is not None:
+        with suppress(Busy):  # who is merging has our part, or the next command merges again
+            merge_parts(ws, corpus, all_clips, incomplete=not in_job)
     return Summary(corpus.name, records, seconds, reused, folder, left_over)
 
 
@@ -154,16 +163,8 @@ def own_part(clips: list[Clip], shard: str | None) -> list[Clip]:
 
     A row that repeats a clip goes where that clip goes.
     """
-    if shard is None:
-        return clips
-    try:
-        i, n = (int(t) for t in shard.split("/"))
-    except ValueError:
-        i = n = 0
-    if not 1 <= i <= n:
-        raise UsageError(f"--shard is {shard!r}", do="write I/N with 1 <= I <= N, for example 2/4")
-    places = {key: place for place, key in enumerate(dict.fromkeys((c.subject, c.name) for c in clips))}
-    return [c for c in clips if places[c.subject, c.name] % n == i - 1]
+    share = Share.parse(shard)
+    return clips if share is None else [clips[i] for i in own_places(clips, share)]
 
 
 def planned(clip: Clip, config: PrepareConfig) -> Record:
@@ -185,7 +186,7 @@ def _work(
     tasks = [ClipTask(c, folder, force=config.force) for c in clips]
     records: list[Record | None] = [None] * len(tasks)
     reused = 0
-    for done, (i, record) in enumerate(_map(tasks, config, context), start=1):
+    for done, (i, record) in enumerate(map_clips(tasks, config, context), start=1):
         records[i] = record
         reused += record.reused
         if progress:
@@ -193,124 +194,11 @@ def _work(
     return [r for r in records if r is not None], reused
 
 
-def _map(tasks: list[ClipTask], config: PrepareConfig, context: Context) -> Iterator[tuple[int, Record]]:
-    jobs = max(1, min(config.jobs or cores(), len(tasks)))
-    for i, result in process_map(prepare_clip, tasks, jobs, setup=start_worker, setup_args=(config, context)):
-        if isinstance(result, WorkerDied):
-            yield i, Record.of(tasks[i].clip, status="refused", reason=str(result))
-        else:
-            yield i, result
-
-
-# --- the second look: faces whose size does not fit ------------------------------------------------
-
-
-def _second_look(
-    folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig, context: Context
-) -> list[Record]:
-    """Redo the clips whose face is far from its subject's usual size, expecting that size."""
-    if config.detector == "given":
-        return records
-    usual = usual_widths(records)
-    odd = {
-        i: usual[r.subject]
-        for i, r in enumerate(records)
-        if r.box and r.subject in usual and not fits(r.box[2], usual[r.subject])
-    }
-    if not odd:
-        return records
-    tasks = [ClipTask(clips[i], folder, force=True, expected_width=width) for i, width in odd.items()]
-    where = list(odd)
-    out = list(records)
-    for n, record in _map(tasks, config, context):
-        out[where[n]] = record
-    return out
-
-
-def usual_widths(records: list[Record]) -> dict[str, float]:
-    """Median box width by subject, of the whole corpus where a subject has too few clips; {} when all have too few."""
-    by_subject: dict[str, list[float]] = {}
-    for r in records:
-        if r.box:
-            by_subject.setdefault(r.subject, []).append(r.box[2])
-    everyone = [w for widths in by_subject.values() for w in widths]
-    if len(everyone) < ENOUGH:
-        return {}
-    corpus = median(everyone)
-    return {s: median(widths) if len(widths) >= ENOUGH else corpus for s, widths in by_subject.items()}
-
-
-def drop_refused(folder: Path, records: list[Record]) -> None:
-    """Remove crops that an earlier state left for a clip that is refused now.
-
-    A repeated row is refused under the name of the clip it repeats, whose crops stay.
-    """
-    kept = {(r.subject, r.clip) for r in records if r.status != "refused"}
-    for subject, clip in {(r.subject, r.clip) for r in records} - kept:
-        shutil.rmtree(folder / subject / clip, ignore_errors=True)
-
-
-# --- results ---------------------------------------------------------------------------------------
-
-
-def write_results(
-    folder: Path, clips: list[Clip], records: list[Record], config: PrepareConfig, context: Context, raw: Path
-) -> None:
-    """clips.csv (one row per annotation row) and prepare.json (settings, versions). clips: the whole annotation."""
-    if config.shard:  # a part: keep the rows that other parts have written, as far as the annotation still has them
-        others = {(c.subject, c.name) for c in clips} - {(r.subject, r.clip) for r in records}
-        records = [r for r in read_records(folder) if (r.subject, r.clip) in others] + records
-    write_text(folder / "clips.csv", to_csv(records))
-    provenance = {"settings": config.as_dict(), **asdict(context), "raw": str(raw), "finished": time.strftime("%F %T")}
-    write_json(folder / "prepare.json", provenance)
-
-
-def to_csv(records: list[Record]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(r.row() for r in records)
-    return out.getvalue()
-
-
-def read_records(folder: Path) -> list[Record]:
-    """The rows of ``folder``/clips.csv; an empty list when it is not there yet."""
-    path = folder / "clips.csv"
-    if not path.is_file():
-        return []
-    n = 1
-    try:
-        reader = csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8"), newline=""))
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError("its header is not that of clips.csv")
-        records = []
-        for row in reader:
-            n = reader.line_num
-            records.append(checked(Record.from_row(row)))
-        return records
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
-        do = f"run mepipe prepare {folder.name} RAW again; it rewrites the file"
-        raise DataError(f"{path} row {n} cannot be read ({e})", do=do) from e
-
-
-def checked(record: Record) -> Record:
-    """``record``, whose names become folders and whose numbers int32. Raises ValueError for others.
-
-    prepare writes no others; but a workspace may come from a stranger.
-    """
-    try:
-        for name in (record.corpus, record.subject, record.clip):
-            safe_name(name)
-    except DataError as e:
-        raise ValueError(e.what) from e
-    numbers = [n for n in (record.onset, record.apex, record.offset) if n is not None]
-    if any(not 0 <= n < 2**31 for n in numbers):
-        raise ValueError(f"frames {numbers} cannot be")
-    if len(record.box) not in (0, 4):
-        raise ValueError(f"its box has {len(record.box)} numbers")
-    if record.status not in ("ok", "repaired", "refused"):
-        raise ValueError(f"status {record.status!r} is unknown")
-    return record
+def counted(ws: Workspace, corpus: str) -> list[str]:
+    """What clips.csv holds, as a line: for a corpus whose parts were prepared elsewhere."""
+    counts = Counter(r.status for r in read_records(ws.prepared(corpus)))
+    total, told = sum(counts.values()), ", ".join(f"{counts[s]} {s}" for s in ("ok", "repaired", "refused"))
+    return [f"{corpus}: {total} clips prepared: {told} -> {ws.prepared(corpus) / 'clips.csv'}"]
 
 
 def wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:

@@ -57,10 +57,12 @@ PAIR_THREAD = "mepipe-pair-"  # how the names of threads begin that compute flow
 
 
 def cores() -> int:
-    """Cores this process may use (a container or Slurm task often has fewer than the machine)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use: a container has fewer than the machine, and a Slurm task also where nobody binds it
+    to them.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    granted = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_JOB_ID" in os.environ else None
+    return min(here, int(granted)) if granted and granted.isdigit() and granted != "0" else here
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,13 @@ class PrepareConfig(Checked):
     )
     corrections: bool = option(True, "apply the known corrections of the annotation (data_manifests)")
     jobs: int | None = option(None, "worker processes; default: all cores", low=1)
-    shard: str | None = option(None, "prepare only part I of N, one part at a time in a workspace", metavar="I/N")
+    executor: str = option(
+        "local", "who works: worker processes here (local), this process alone (serial), or a Slurm cluster (slurm)",
+        choices=("local", "serial", "slurm"),
+    )  # fmt: skip
+    shard: str | None = option(
+        None, "prepare only part I of N; parts may run at once, on any machines that share the workspace", metavar="I/N"
+    )
     dry_run: bool = option(False, "say what would be done and write nothing")
     force: bool = option(False, "redo clips that are up to date")
     strict: bool = option(False, "exit 1 if any clip is refused")
@@ -147,7 +155,16 @@ class FlowConfig(Checked):
     batch: int | None = option(
         None, "pairs per call of an engine that takes batches (not opencv, native); default: its choice", low=1
     )
+    executor: str = option(
+        "local", "who works: worker processes here (local), this process alone (serial), or a Slurm cluster (slurm)",
+        choices=("local", "serial", "slurm"),
+    )  # fmt: skip
+    shard: str | None = option(
+        None, "make only part I of N of the shards; parts may run at once, on any machines that share the workspace",
+        metavar="I/N",
+    )  # fmt: skip
     preview: int = option(0, "draw so many clips of each corpus: crops, flow, arrows, magnitude", low=0, metavar="N")
+    dry_run: bool = option(False, "say what would be made and write nothing")
     force: bool = option(False, "recompute what is up to date")
 
 
@@ -264,9 +281,21 @@ class TrainConfig(Checked):
         None, "folds at once; default: on the CPU cores / threads, on CUDA one per GPU. More per GPU become fewer when "
         "its memory runs out", low=1,
     )  # fmt: skip
+    ddp: int = option(
+        1, "so many processes train a fold together, each on a GPU of its own (or the CPU) with a part of every batch",
+        low=1, high=64,
+    )  # fmt: skip
     threads: int | None = option(
         None, "torch threads of a fold on the CPU (they decide the last digits); default: 1, "
         "more where there are fewer folds than cores", low=1,
+    )  # fmt: skip
+    executor: str = option(
+        "local", "who works: worker processes here (local), this process alone (serial), or a Slurm cluster (slurm)",
+        choices=("local", "serial", "slurm"),
+    )  # fmt: skip
+    shard: str | None = option(
+        None, "train only part I of N of the folds; parts may run at once, on any machines that share the workspace",
+        metavar="I/N",
     )  # fmt: skip
     logger: tuple[str, ...] = option(
         (), "also tell this logger: tensorboard, or one of yours; every fold has its log.csv anyway", metavar="NAME"
@@ -276,3 +305,30 @@ class TrainConfig(Checked):
     force: bool = option(False, "start again even if the run is there")
     dry_run: bool = option(False, "print the folds, the resolved recipe and the learning-rate curve, and stop")
     options: tuple[str, ...] = option((), "model option", metavar="KEY=VALUE")
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Checked):
+    """What Slurm is asked for, by ``--executor slurm``; the cluster's own defaults where it is None."""
+
+    tasks: int | None = option(
+        None, "cut the work into so many array tasks, each of whole clips, shards or folds; default: up to 64", low=1,
+        high=100_000,
+    )  # fmt: skip
+    partition: str | None = option(None, "Slurm partition", metavar="NAME")
+    account: str | None = option(None, "Slurm account", metavar="NAME")
+    qos: str | None = option(None, "Slurm quality of service", metavar="NAME")
+    constraint: str | None = option(None, "features that the nodes must have", metavar="LIST")
+    time: str = option(
+        "4:00:00", "time limit of a task, MINUTES, H:M:S or D-H; before its end the task keeps what it has and is "
+        "queued again", metavar="LIMIT",
+    )  # fmt: skip
+    mem: str | None = option(None, "memory of a task, as 16G", metavar="SIZE")
+    cpus_per_task: int = option(4, "cores of a task; all its threads and processes keep to them", low=1)
+    gpus_per_task: int = option(0, "GPUs of a task", low=0)
+    parallel: int | None = option(None, "tasks that may run at once; default: as many as the cluster lets", low=1)
+    grace: int = option(90, "seconds before the time limit, or after a preemption, for keeping what there is", low=10)
+    requeues: int = option(100, "how often a task may be queued again by its time limit", low=0)
+    setup: tuple[str, ...] = option((), "a shell line to run first, as 'module load cuda'; may be repeated",
+                                    metavar="LINE")  # fmt: skip
+    wait: bool = option(False, "wait until all tasks have ended; exit 1 when one failed")

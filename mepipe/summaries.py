@@ -35,7 +35,7 @@ def of_prepare(summary: Summary | FaceSummary) -> dict[str, Any]:
 def of_flow(summary: FlowSummary) -> dict[str, Any]:
     """Engine, samples computed and up to date, and the shards of each corpus."""
     return {
-        **{k: v for k, v in asdict(summary).items() if k in ("engine", "computed", "reused")},
+        **{k: v for k, v in asdict(summary).items() if k in ("engine", "dry_run", "computed", "reused")},
         "seconds": round(summary.seconds, 2),
         "folder": str(summary.folder),
         "shards": {corpus: [str(p) for p in paths] for corpus, paths in summary.shards.items()},

@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError
-from mepipe.locks import held
+from mepipe.locks import held, lock_path
+from mepipe.shares import Share
 
 # What the system says where the machine is in the way, not the data and not a bug of ours: what can be done.
 MACHINE: dict[int, str] = {
@@ -65,17 +66,43 @@ class Workspace:
         """Corpora whose ``prepare`` has finished at least once (they have a clips.csv)."""
         return sorted(p.parent.name for p in self.root.glob("prepared/*/clips.csv"))
 
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / ".locks"
+
     @contextlib.contextmanager
-    def lock(self, stage: str) -> Iterator[None]:
-        """Hold ``stage`` (say ``prepare-casme2``) for this process; raises MepipeError if another does."""
-        path = self.root / ".locks" / f"{safe_name(stage)}.json"
+    def lock(self, stage: str, share: Share | None = None, patience: float = 0.0) -> Iterator[None]:
+        """Hold ``stage`` (say ``prepare-casme2``), or one part of it, for this process.
+
+        Parts of one cut are held beside each other; the whole excludes them all.  Raises MepipeError if another holds
+        it, for ``patience`` seconds.
+        """
+        path = lock_path(self.locks, safe_name(stage), share)
         make_folder(path.parent)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(held(path, stage))
+                stack.enter_context(_patiently(path, stage, share, patience))
             except OSError as e:
                 raise write_failed(path, e) from e
             yield
+
+
+def _patiently(path: Path, stage: str, share: Share | None, patience: float) -> contextlib.ExitStack:
+    """The lock, once it is held. Raises MepipeError when it is another's for ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        stack = contextlib.ExitStack()
+        try:
+            stack.enter_context(held(path, stage, share))
+            return stack
+        except MepipeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 # --- writing ---------------------------------------------------------------------------------------
@@ -160,17 +187,27 @@ def temp_beside(path: Path) -> Path:
     return path.with_name(f"{TEMP_MARK}{os.getpid()}-{time.monotonic_ns():x}-{path.name}"[:200])
 
 
-def sweep(folder: Path) -> int:
-    """Remove unfinished files and folders that a killed run left in ``folder`` (to two levels). Returns how many."""
+def sweep(folder: Path, mine: Callable[[Path], bool] | None = None) -> int:
+    """Remove unfinished files and folders that a killed run left in ``folder`` (to two levels). Returns how many.
+
+    mine: of what path-to-be a part of the work is the only writer; what other parts are at work on stays.
+    """
     swept = 0
     for pattern in (f"{TEMP_MARK}*", f"*/{TEMP_MARK}*", f"*/*/{TEMP_MARK}*"):
         for left in folder.glob(pattern):
+            if mine is not None and not mine(_meant(left)):
+                continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
             swept += 1
     return swept
+
+
+def _meant(temp: Path) -> Path:
+    """The path that the temporary ``temp`` would have had."""
+    return temp.with_name(temp.name.removeprefix(TEMP_MARK).split("-", 2)[-1])
 
 
 def fsync(path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
+from mepipe.stopping import Stopped, stop_wanted
 from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
 from mepipe_model.augment import augmented
 from mepipe_model.compiled import compiled
@@ -40,6 +41,7 @@ from mepipe_model.runs import ORACLE_FILE, Prediction, Run, load_run, write_pred
 from mepipe_model.sequences import SequenceStore
 from mepipe_model.sharpness import uphill
 from mepipe_model.tensorfiles import read_torch
+from mepipe_model.together import group
 from mepipe_model.weights import save_weights
 
 STATE_EVERY = 20.0  # seconds between two resumable states: little is lost, and a large state costs seconds
@@ -126,6 +128,8 @@ def train_fold(fold_id: str) -> str:
     """Train and judge one fold in this process; a finished fold is left alone. Returns its id."""
     assert _bench is not None, "start_worker has not run in this process"
     if _bench.run.fold_facts(fold_id) is None:
+        if stop_wanted():
+            raise Stopped(f"fold {fold_id} was not begun")
         _Training(_bench, _bench.folds[fold_id]).run()
     return fold_id
 
@@ -156,7 +160,9 @@ class _Training:
         self.scale = bench.fitted_scale(self.train)
         torch.manual_seed(seed_of(seed, fold.id, "weights"))
         options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
-        self.model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        self.group = group()
+        model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
+        self.model: Any = self.group.alike(model)
         check_start(self.model, bench.run.config["model"])
         self.inputs = bench.inputs(self.model)
         self.network: Any = self.model.network if isinstance(self.model, PreparingModel) else self.model
@@ -200,29 +206,36 @@ class _Training:
             row |= {"loss": round(loss, 6), "accuracy": round(accuracy, 4), **self._look(epoch)}
             self.log.append(row)
             self._write_log()
-            if self.config.select == "inner" and epoch - self.best.epoch >= self.config.patience:
+            patient = self.config.select != "inner" or epoch - self.best.epoch < self.config.patience
+            if not self.group.agreed(patient, self.bench.device):
                 break
-            if time.monotonic() - saved > STATE_EVERY and epoch + 1 < epochs:
+            stop = self.group.agreed(stop_wanted(), self.bench.device)
+            if (stop or time.monotonic() - saved > STATE_EVERY) and epoch + 1 < epochs:
                 self._save_state(epoch + 1)
                 saved = time.monotonic()
+            if stop and epoch + 1 < epochs:
+                raise Stopped(f"fold {self.fold.id} is kept after {epoch + 1} of {epochs} epochs")
 
     def _epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training clips. Returns their mean loss and the accuracy while training."""
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, self.fold.id, f"epoch {epoch}"))
-        torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}"))
+        torch.manual_seed(seed_of(self.config.seed, self.fold.id, f"dropout {epoch}{self.group.word}"))
         shuffled = torch.randperm(len(self.train), generator=generator).tolist()
         order = self.train if self.config.order == "listed" else [self.train[i] for i in shuffled]
         assert self.config.batch_size is not None
         assert self.config.epochs is not None
         assert self.config.flip is not None
-        pieces = list(batches(order, self.config.batch_size))
+        pieces, together = list(batches(order, self.config.batch_size)), self.group
         which = [torch.rand(len(piece), generator=generator) < self.config.flip for piece in pieces]
+        own, own_which = ([together.own(part) for part in parts] for parts in (pieces, which))
+        if together.size > 1:  # what is drawn for the clips of a part is not what is drawn for another's
+            generator.manual_seed(seed_of(self.config.seed, self.fold.id, f"moved {epoch}{together.word}"))
         targets = self._targets(order).split([len(piece) for piece in pieces])
         tally = Tally(f"fold {self.fold.id}", epoch, len(pieces))
         self.model.train()
-        for step, (x, target) in enumerate(zip(self._batches(pieces, which), targets, strict=True)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(epoch, step, len(pieces))
+        for step, (x, target) in enumerate(zip(self._batches(own, own_which), targets, strict=True)):
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = self._rate(epoch, step, len(pieces))
             batch = self._augmented(self._scaled(x), generator)
             loss, out = self._backward(batch, target, epoch / self.config.epochs)
             if self.config.clip_norm:
@@ -232,16 +245,24 @@ class _Training:
         return tally.result()
 
     def _backward(self, x: Batch, target: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """The gradients of a batch, with SAM those uphill. Returns its loss and outputs at the weights as they are."""
-        out = self._forward(x)
+        """The gradients of a batch, with SAM those uphill. Returns its loss and outputs at the weights as they are.
+
+        x: the group's part of the batch that this process has; target, what is returned and the gradients are of the
+        whole batch.
+        """
+        loss, out = self._gradients(x, target, progress)
+        if self.config.sam:
+            with uphill(self.model, self.config.sam):  # along the summed gradient: as far up in every process
+                self._gradients(x, target, progress)
+        return loss, out
+
+    def _gradients(self, x: Batch, target: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """One pass forward and backward at the weights as they are. Returns loss and outputs of the whole batch."""
+        out = self.group.whole(self._forward(x), len(target))
         loss = self.model.head.loss(out, target, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.config.sam:
-            with uphill(self.model, self.config.sam):
-                above = self.model.head.loss(self._forward(x), target, progress)
-                self.optimizer.zero_grad(set_to_none=True)
-                above.backward()
+        self.group.sum_gradients(self.model.parameters(), len(target))
         return loss, out
 
     def _batches(self, pieces: Sequence[Sequence[int]], mirrored: Sequence[Tensor] | None = None) -> Iterator[Batch]:
@@ -304,6 +325,8 @@ class _Training:
     # --- what is left on disk ---
 
     def _finish(self) -> None:
+        if not self.group.first:
+            return
         if self.config.select == "inner":
             self.model.load_state_dict(self.best.kept)
         self._write_predictions("predictions.csv", self._logits(self.fold.test))
@@ -335,11 +358,15 @@ class _Training:
         write_predictions(self.folder / name, rows, classes)
 
     def _write_log(self) -> None:
+        if not self.group.first:
+            return
         used = [c for c in LOG if c in self.log[0]]
         lines = [",".join(used), *(",".join(str(r.get(c, "")) for c in used) for r in self.log)]
         write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
 
     def _save_state(self, next_epoch: int) -> None:
+        if not self.group.first:
+            return
         state = {
             "next_epoch": next_epoch,
             "model": self.model.state_dict(),

@@ -10,7 +10,7 @@ from mepipe.settings import TrainConfig, cores
 from mepipe.shards import Content, Faces, Sample, Shards
 from mepipe.shards.content import AnyContent, maker
 from mepipe.workspace import Workspace, digest
-from mepipe_model.fitted import check_inputs
+from mepipe_model.fitted import check_inputs, is_fitted
 from mepipe_model.inputs import open_data, settled, wanted_corpora
 from mepipe_model.protocols import Fold, make_folds, named_parts, only_corpus
 
@@ -44,8 +44,12 @@ class Plan:
         return self.composite or "+".join(self.corpora)
 
 
-def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
-    """Everything that is decided before the first step. Raises DataError when there is nothing to train on."""
+def make_plan(ws: Workspace, config: TrainConfig, *, elsewhere: str | None = None) -> Plan:
+    """Everything that is decided before the first step. Raises DataError when there is nothing to train on.
+
+    elsewhere: another machine will train, on cpu or cuda: it checks the bytes of the data, and this one need not have
+    a GPU.
+    """
     config = settled(ws, config)
     kind = config.input or "flow"
     if kind != "flow" and (config.shift or config.noise):
@@ -55,19 +59,21 @@ def make_plan(ws: Workspace, config: TrainConfig) -> Plan:
     if not len(data):
         whose = f"is on the list of {composite}" if composite else f"has a label of the {config.classes}-class set"
         raise DataError(f"none of {len(data.shards)} samples of {', '.join(corpora)} {whose}")
-    if damaged := data.shards.damaged():
+    if not elsewhere and (damaged := data.shards.damaged()):
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         do = f"run {maker(data.shards.paths[0])} again"
         raise DataError(f"{damaged[0]}{more}: its bytes do not match their checksum", do=do)
     samples = data.samples
     if isinstance(data.content, Content):
         check_inputs(ws, config.model, samples, data.content)
+    if config.ddp > 1 and is_fitted(config.model):
+        raise UsageError(f"{config.model} is fitted at once, and --ddp shares steps", do="leave --ddp out")
     assert config.protocol is not None, "settled above"
     folds = make_folds(config.protocol, samples, k=config.k, seed=config.seed)
     folds = only_corpus(folds, config.protocol, config.test_corpus)
     identity = [[s.key, s.subject, t] for s, t in zip(samples, data.targets, strict=True)]
     fingerprint = digest(identity if kind == "flow" else [kind, data.classes, identity])
-    device = pick_device(config.device)
+    device = elsewhere or pick_device(config.device)
     # part of the run's identity, like every setting: sums over threads differ in their last digits
     threads = config.threads or max(1, cores() // len(folds))
     return Plan(

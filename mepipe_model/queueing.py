@@ -18,6 +18,7 @@ from typing import Any
 
 from mepipe.errors import MepipeError, one_line
 from mepipe.executors import die_with_parent, undisturbed
+from mepipe.stopping import Stopped
 
 TRIES = 2  # of a fold whose process dies: once may have been a neighbour's fault (memory), twice is its own
 DYING = 10.0  # seconds from the end of a process's pipe to its exit status
@@ -25,11 +26,14 @@ DYING = 10.0  # seconds from the end of a process's pipe to its exit status
 
 @dataclass(frozen=True)
 class Failure:
-    """A fold that raised. reason: one line; trace: for a bug report; memory: it ran out of memory."""
+    """A fold that raised. reason: one line; trace: for a bug report; memory: it ran out of memory; stopped: it was
+    asked to end, and goes on another time.
+    """
 
     reason: str
     trace: str = ""
     memory: bool = False
+    stopped: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
@@ -38,7 +42,7 @@ class Failure:
         # torch's own error is known by its name: this module must not import torch
         memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         memory = memory or "can't allocate memory" in str(error)  # torch's allocator on the CPU
-        return cls(reason, "" if known else traceback.format_exc(), memory)
+        return cls(reason, "" if known else traceback.format_exc(), memory, isinstance(error, Stopped))
 
 
 def slots(kind: str, folds: int, jobs: int | None, default: int, gpus: Sequence[str] = ()) -> list[str]:
@@ -73,7 +77,7 @@ def fold_queue(
     """
     todo = deque(enumerate(items))
     deaths: Counter[int] = Counter()
-    team = [_Slot(device, (fn, setup, setup_args)) for device in devices]
+    team = [Slot(device, (fn, setup, setup_args)) for device in devices]
     try:
         while todo or any(s.busy for s in team):
             _hand_out(todo, team)
@@ -99,7 +103,7 @@ def fold_queue(
             slot.end()
 
 
-def _hand_out(todo: deque[tuple[int, Any]], team: list[_Slot]) -> None:
+def _hand_out(todo: deque[tuple[int, Any]], team: list[Slot]) -> None:
     """Give every free slot a fold, and note which devices are shared from now on."""
     for slot in team:
         if todo and not slot.busy:
@@ -109,14 +113,14 @@ def _hand_out(todo: deque[tuple[int, Any]], team: list[_Slot]) -> None:
         slot.crowded |= slot.busy and shared[slot.device] > 1
 
 
-def _shrink(team: list[_Slot], slot: _Slot) -> None:
+def _shrink(team: list[Slot], slot: Slot) -> None:
     """End ``slot``'s process, and close the slot for good unless it is the last of its device."""
     slot.end()
     if sum(s.device == slot.device for s in team) > 1:
         team.remove(slot)
 
 
-class _Slot:
+class Slot:
     """One process on one device and the fold it works on; the process starts with its first fold."""
 
     def __init__(self, device: str, work: tuple[Any, ...]) -> None:

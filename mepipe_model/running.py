@@ -11,9 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import MepipeError
+from mepipe.errors import MepipeError, UsageError
 from mepipe.progress import Progress
 from mepipe.settings import cores
+from mepipe.stopping import Stopped
 from mepipe.workspace import Workspace, write_text
 from mepipe_model.announce import fold_line
 from mepipe_model.plan import Plan
@@ -32,26 +33,49 @@ def run_folds(
     """Train ``folds``: in processes of their own, or one after the other in this process where one small one runs.
 
     On the CPU there are cores / threads at once, on CUDA one per GPU; ``jobs`` changes both.  A fold that fails
-    does not end the others.  Returns fold id -> reason of those that failed.
+    does not end the others.  Returns fold id -> reason of those that failed.  Raises Stopped when the task that this
+    is was asked to end.
     """
     if not folds:
         return {}
     threads = plan.config.threads or 1
-    devices = slots(plan.device, len(folds), plan.config.jobs, max(1, cores() // threads), gpus(plan.device))
-    ids, failed, started = [f.id for f in folds], {}, time.monotonic()
+    jobs = 1 if plan.config.executor == "serial" else plan.config.jobs
+    together = plan.config.ddp
+    devices = (
+        slots(plan.device, len(folds), jobs, max(1, cores() // threads), gpus(plan.device))
+        if together == 1
+        else devices_together(plan.device, together, gpus(plan.device))
+    )
+    ids, failed, stopped, started = [f.id for f in folds], {}, list[str](), time.monotonic()
     worker = (ws.root, run.folder, threads)
-    apart = len(devices) > 1 or slow_to_stop(plan)
-    results = fold_queue(_train, ids, devices, _start, worker) if apart else _here(ids, devices[0], worker)
-    if len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
+    apart = plan.config.executor != "serial" and (len(devices) > 1 or slow_to_stop(plan))
+    queue: Any = fold_queue
+    if together > 1:
+        from mepipe_model.together import folds_together as queue
+    results = queue(_train, ids, devices, _start, worker) if apart or together > 1 else _here(ids, devices[0], worker)
+    if together > 1:
+        say(f"each fold on {', '.join(devices)} together")
+    elif len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
         say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
     with closing(results), watching(run, ids, plan.config.epochs or 0, progress):
         for done, (i, result) in enumerate(results, start=1):
-            if isinstance(result, Failure):
+            if isinstance(result, Failure) and result.stopped:
+                stopped.append(result.reason)
+            elif isinstance(result, Failure):
                 failed[ids[i]] = result.reason
                 say(f"fold {done}/{len(ids)} {ids[i]} failed: {result.reason}{_kept(run, ids[i], result)}")
             else:
                 say(fold_line(run, ids[i], done, len(ids), time.monotonic() - started))
+    if stopped:
+        raise Stopped(f"{stopped[0]}; {len(stopped)} folds go on when the task is started again")
     return failed
+
+
+def devices_together(kind: str, count: int, gpus: Sequence[str]) -> list[str]:
+    """The device of each of ``count`` processes that train a fold together. Raises UsageError for too few GPUs."""
+    if kind == "cuda" and count > len(gpus):
+        raise UsageError(f"--ddp is {count} and there are {len(gpus)} GPUs", do="one process has one GPU")
+    return list(gpus[:count]) if kind == "cuda" else ["cpu"] * count
 
 
 def slow_to_stop(plan: Plan) -> bool:
@@ -121,9 +145,12 @@ def _release() -> None:
 
 def _train(fold_id: str) -> str:
     from mepipe_model.fold import train_fold
+    from mepipe_model.together import group
 
     assert _folder is not None, "_start has not run in this process"
     train_fold(fold_id)
+    if not group().first:
+        return fold_id
     folder = load_run(_folder).fold(fold_id)
     (folder / TRACE).unlink(missing_ok=True)
     refuse_diverged(folder)

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ FORMAT, VERSION = "mepipe.run", 1
 NEEDED = ("corpus", "subject", "clip", "true", "pred")  # columns of a predictions.csv
 ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
 # settings that do not change any number of a run
-BESIDE = frozenset({"folds", "jobs", "run", "resume", "force", "dry_run", "weights", "logger", "data"})
+BESIDE = frozenset(
+    {"folds", "jobs", "executor", "shard", "run", "resume", "force", "dry_run", "weights", "logger", "data"}
+)
 # settings younger than some runs: at these values, which is what was done before, a run keeps the name it had
 LATER: dict[str, Any] = {
     "test_corpus": None,
@@ -36,6 +38,7 @@ LATER: dict[str, Any] = {
     "compile": False,
     "channels_last": False,
     "deterministic": False,
+    "ddp": 1,
     "head_motion": "keep",
     "shift": 0.0,
     "noise": 0.0,
@@ -244,17 +247,21 @@ def _occurring(rows: Iterable[dict[str, str]]) -> tuple[str, ...]:
     return tuple(sorted({row.get(name) or "" for row in rows for name in ("true", "pred")}))
 
 
-def writable_run(folder: Path, config: dict[str, Any]) -> Run:
-    """Create the run's folder with its config.json, or open it when it is there with the same fingerprint."""
+def writable_run(folder: Path, fingerprint: str, config: Callable[[], dict[str, Any]]) -> Run:
+    """Open the run's folder when it is there with the same fingerprint, or create it with its config.json.
+
+    config: makes that of a new run; it hashes all data.
+    """
     from mepipe.workspace import make_folder, write_json
 
     if (folder / "config.json").is_file():
         run = load_run(folder)
-        if run.config["fingerprint"] != config["fingerprint"]:
+        if run.config["fingerprint"] != fingerprint:
             raise MepipeError(
                 f"{folder} is a run with other settings or data", do="choose another --run, or --force to start again"
             )
         return run
+    facts = config()
     make_folder(folder)
-    write_json(folder / "config.json", config)
-    return Run(folder, config)
+    write_json(folder / "config.json", facts)
+    return Run(folder, facts)

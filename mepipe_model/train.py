@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import MepipeError
+from mepipe.locks import living
 from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
 from mepipe.shards import ShardFile, list_shards, shard_hash
+from mepipe.shares import Share, picked
 from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.compiled import need_compiler
@@ -23,11 +26,12 @@ from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.inputs import folder_of, settled
 from mepipe_model.loggers import telling
 from mepipe_model.plan import Plan, make_plan
-from mepipe_model.protocols import chosen
+from mepipe_model.protocols import Fold, chosen
 from mepipe_model.recipes import model_options, resolved
 from mepipe_model.running import Say, run_folds
 from mepipe_model.runs import FORMAT, VERSION, Run, find_run, run_name, train_config, writable_run
 
+PATIENCE = 60.0  # seconds to wait for another part that is pooling
 NAMED = 5  # failed folds whose reason the last line repeats; all were told when they failed
 
 
@@ -53,7 +57,11 @@ class Outcome:
 
 
 def train_run(
-    ws: Workspace, config: TrainConfig | None = None, progress: Progress | None = None, say: Say | None = None
+    ws: Workspace,
+    config: TrainConfig | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+    in_job: bool = False,
 ) -> Outcome:
     """Train and evaluate one model under one protocol; write WORKSPACE/runs/<run>/.
 
@@ -69,11 +77,13 @@ def train_run(
         progress(done, total) counts epochs over all folds.
     say
         say(line) tells which paths were taken.
+    in_job
+        This is one of many parts: the last of them pools.
 
     Returns
     -------
     Outcome
-        The run's folder and its pooled metrics; None instead of these for a dry run.
+        The run's folder and its pooled metrics; None instead of these for a dry run, or while other parts work.
 
     Raises
     ------
@@ -89,13 +99,16 @@ def train_run(
     plan = make_plan(ws, resolved(settled(ws, config)))
     if plan.config.compile:
         need_compiler()
-    wanted = chosen(plan.folds, config.folds)
+    share = Share.parse(config.shard)
+    wanted = picked(chosen(plan.folds, config.folds), share)
     if config.dry_run:
         return Outcome(ws.runs, None, recipe_lines(plan, wanted))
     name = planned_name(plan)
-    with ws.lock(f"train-{name}"):  # before the folder is touched: --force must not empty a run at work
-        run = open_run(ws, plan, name)
-        sweep(run.folder)
+    own = {f.id for f in wanted}
+    with ws.lock(f"train-{name}", share):  # before the folder is touched: --force must not empty a run at work
+        run = open_run(ws, plan, name, wanted if share else None)
+        mine = None if share is None else lambda path: path.parent.name in own
+        sweep(run.folder, mine)
         left = [f for f in wanted if run.fold_facts(f.id) is None]
         for line in start_lines(plan, run, len(wanted), len(left)):
             say(line)
@@ -103,17 +116,45 @@ def train_run(
             try:
                 failed = run_folds(ws, plan, run, left, progress, say)
             finally:
-                sweep(run.folder)  # an interrupted worker is killed, at work on a file or not
-            metrics = pool_run(run) if run.finished() else None
+                sweep(run.folder, mine)  # an interrupted worker is killed, at work on a file or not
+            metrics = pool_run(run) if run.finished() and share is None else None
             pooled(metrics)
-    if failed or metrics is None:
+    if share is not None:
+        metrics = pool_parts(ws, run, incomplete=not in_job)
+    if failed or (metrics is None and share is None):
         raise FoldsFailed(failure_line(failed), do="the same command tries them again")
+    if metrics is None:
+        return Outcome(run.folder, None, [f"{run.name}: part {share} is done; the last part pools them"])
     return Outcome(run.folder, metrics, score_lines(run, metrics))
+
+
+def pool_parts(ws: Workspace, run: Run, *, incomplete: bool = False) -> dict[str, Any] | None:
+    """Pool a run whose folds were trained by parts: when all are finished, or with ``incomplete`` and no other at work.
+
+    Parameters
+    ----------
+    ws
+        The workspace of the run.
+    run
+        From ``find_run``.
+    incomplete
+        Pool what is finished too, when no other part is at work.
+
+    Returns
+    -------
+    dict[str, Any] | None
+        The metrics; None when it is not this part's to pool.
+    """
+    stage, finished = f"train-{run.name}", run.finished()
+    if not finished or (len(finished) < len(run.fold_ids) and not (incomplete and not living(ws.locks, stage))):
+        return None
+    with ws.lock(f"pool-{run.name}", patience=PATIENCE):
+        return pool_run(run)
 
 
 def planned_name(plan: Plan) -> str:
     """The name of the run's folder."""
-    return plan.config.run or run_name(plan.config, plan.data_name, plan.fingerprint, plan.device)
+    return plan.config.run or fingerprint(plan)
 
 
 def failure_line(failed: dict[str, str]) -> str:
@@ -129,17 +170,23 @@ def failure_line(failed: dict[str, str]) -> str:
 def resumed(ws: Workspace, config: TrainConfig) -> TrainConfig:
     """The settings of the run to go on with; folds, jobs and loggers come from this command."""
     run = find_run(ws, config.resume or "")
-    beside = {name: getattr(config, name) for name in ("folds", "jobs", "logger", "dry_run")}
+    beside = {name: getattr(config, name) for name in ("folds", "jobs", "executor", "shard", "logger", "dry_run")}
     return replace(run.settings, run=run.name, **beside)
 
 
-def open_run(ws: Workspace, plan: Plan, name: str) -> Run:
-    """The run's folder, new or found. --force empties an older one."""
+def open_run(ws: Workspace, plan: Plan, name: str, own: Sequence[Fold] | None = None) -> Run:
+    """The run's folder, new or found. --force empties an older one, a part of it (``own``) only its folds."""
     folder = ws.runs / name
     if plan.config.force and folder.is_dir():
-        shutil.rmtree(folder)
+        for old in [folder] if own is None else [folder / "folds" / f.id for f in own]:
+            shutil.rmtree(old, ignore_errors=own is not None)
     make_folder(ws.runs)
-    return writable_run(folder, provenance(ws, plan))
+    return writable_run(folder, fingerprint(plan), lambda: provenance(ws, plan))
+
+
+def fingerprint(plan: Plan) -> str:
+    """What a run's settings and data amount to: equal in all commands that may go on with it."""
+    return run_name(plan.config, plan.data_name, plan.fingerprint, plan.device)
 
 
 def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
@@ -149,13 +196,14 @@ def provenance(ws: Workspace, plan: Plan) -> dict[str, Any]:
     from mepipe_model.models import model_info
     from mepipe_model.models.starting import start_facts
 
-    settings = {**plan.config.as_dict(), "run": None, "resume": None, "force": False, "dry_run": False, "folds": None}
+    beside = {"run": None, "resume": None, "force": False, "dry_run": False, "folds": None}
+    settings = {**plan.config.as_dict(), **beside, "executor": "local", "shard": None}
     info = model_info(plan.config.model)
     return {
         "format": FORMAT,
         "version": VERSION,
         "settings": settings,
-        "fingerprint": run_name(plan.config, plan.data_name, plan.fingerprint, plan.device),
+        "fingerprint": fingerprint(plan),
         "model": {
             "name": info.name,
             "source": info.source,

@@ -38,6 +38,7 @@ RUN = (
     "mepipe report casme2",
     "mepipe config init",
     "mepipe config show",
+    "mepipe status",
     "mepipe config show train --model merba_tiny",
     "mepipe --config night.toml train --dry-run",
 )
@@ -62,6 +63,15 @@ PARSED = {
     "mepipe train --protocol loso --data 3db": "the composite: test_train_3db.py",
     "mepipe train --protocol loso --data 3db --dry-run": "the composite: test_train_3db.py",
     "mepipe prepare samm RAW": "test_prepare.py",
+    "mepipe prepare casme2 ./raw --executor slurm --tasks 32 --cpus-per-task 8 --time 2:00:00": "needs Slurm: "
+    "tests/slurm",
+    "mepipe prepare casme2 ./raw --executor slurm --cpus-per-task 8 --time 2:00:00 --wait": "needs Slurm: tests/slurm",
+    "mepipe train --protocol holdout --data dfme --ddp 4": "licensed data and GPUs: test_together.py",
+    "mepipe flow --executor slurm --cpus-per-task 8 --time 1:00:00": "needs Slurm: tests/slurm",
+    "mepipe flow --executor slurm --cpus-per-task 8 --time 1:00:00 --wait": "needs Slurm: tests/slurm",
+    "mepipe train --protocol loso --executor slurm --gpus-per-task 1 --time 4:00:00 --partition gpu": "needs Slurm: "
+    "tests/slurm",
+    "mepipe train --protocol loso --executor slurm --gpus-per-task 1 --partition gpu": "needs Slurm: tests/slurm",
     "mepipe prepare smic-hs RAW": "test_prepare.py",
     "mepipe prepare casme2 RAW": "test_prepare.py",
     "mepipe prepare casme2 ./raw --frames around": "test_prepare.py",
@@ -231,7 +241,7 @@ def test_the_settings_of_the_docs_are_right(tmp_path):
 
     file = tmp_path / "mepipe.toml"
     file.write_text(blocks(ROOT / "docs/settings.md", "toml")[0])
-    assert set(read_settings(file).tables) == {"prepare", "flow", "train"}
+    assert set(read_settings(file).tables) == {"prepare", "flow", "train", "slurm"}
 
 
 # --- the notebook ----------------------------------------------------------------------------------

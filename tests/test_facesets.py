@@ -103,6 +103,7 @@ def test_prepare_crops_and_finds_the_landmarks(prepared):
     assert all(r.status == "ok" and r.landmarks == 68 for r in read_table(prepared.faces / "rafdb.csv"))
 
 
+@pytest.mark.slow
 def test_a_second_run_looks_at_what_changed_alone(prepared, raf, tmp_path):
     raw = shutil.copytree(raf, tmp_path / "raw")
     ws = Workspace(shutil.copytree(prepared.root, tmp_path / "ws"))
@@ -126,6 +127,8 @@ def test_options_that_mean_nothing_here_are_refused(prepared, raf):
     corpus = get_corpus("rafdb")
     with pytest.raises(UsageError, match="--shard: rafdb is prepared as a whole"):
         prepare_faces(prepared, corpus, raf, PrepareConfig(shard="1/2"))
+    with pytest.raises(UsageError, match="--executor slurm: rafdb is prepared as a whole"):
+        prepare_faces(prepared, corpus, raf, PrepareConfig(executor="slurm"))
     with pytest.raises(UsageError, match="--detector none finds no face to align by"):
         prepare_faces(prepared, corpus, raf, PrepareConfig(detector="none", crop="aligned"))
 
@@ -149,6 +152,7 @@ def test_crops_of_micro_expressions_become_faces(made, tmp_path):
 # --- training --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_a_corpus_to_scores_and_predictions(prepared, raf, tmp_path):
     ws = Workspace(shutil.copytree(prepared.root, tmp_path / "ws"))
     model = colours()

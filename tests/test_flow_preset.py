@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from flow_micro import PEOPLE, make_pair
 from flow_pairs import end_point_error, pair
 
+from mepipe.cliptable import to_csv
 from mepipe.clipwork import Record
 from mepipe.errors import MepipeError, UsageError
 from mepipe.flow import ENGINES, TVL1Params, get_engine, resolve_engine, tvl1
@@ -20,7 +21,6 @@ from mepipe.flow.images import average_frames, gaussian
 from mepipe.flow.params import PRESETS
 from mepipe.flow.preview import spread
 from mepipe.flow.run import flow_corpora, parameters
-from mepipe.prepare import to_csv
 from mepipe.settings import FlowConfig
 from mepipe.shards import open_shards
 from mepipe.workspace import Workspace, write_text

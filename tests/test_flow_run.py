@@ -21,11 +21,21 @@ from mepipe.flow import TVL1Params, get_engine, tvl1
 from mepipe.flow.images import average_frames
 from mepipe.flow.output import AHEAD, Made, Output, Part
 from mepipe.flow.pairs import plan, reach_of
-from mepipe.flow.run import flow_corpora, readable_shards
+from mepipe.flow.run import flow_corpora
 from mepipe.flow.strain import strain
 from mepipe.flow.workers import Workers, in_order
 from mepipe.settings import FlowConfig
-from mepipe.shards import FLOW_SHAPE, PX_STRAIN, Sample, ShardWriter, open_shards, verify_shards, write_shard
+from mepipe.shards import (
+    FLOW_SHAPE,
+    PX_STRAIN,
+    Sample,
+    ShardWriter,
+    list_shards,
+    open_shards,
+    verify_shards,
+    write_shard,
+)
+from mepipe.shards.read import readable_shards
 from mepipe.workspace import TEMP_MARK, Workspace, digest
 
 # --- threads ---
@@ -131,7 +141,7 @@ def test_a_stopped_run_never_leaves_fewer_wanted_samples_than_there_were(tmp_pat
     path = tmp_path / "casme2-00000.h5"
     write_shard(path, SAMPLES[:3], FLOWS[:3], **MADE_BY)
     for written, left in ((2, 3), (4, 4)):
-        (old,) = readable_shards(tmp_path, "casme2")
+        (old,) = readable_shards(list_shards(tmp_path, ["casme2"]))
         output = new_output()
         feed(output, Part(path, SAMPLES, old), written)
         output.keep()

@@ -14,10 +14,11 @@ import pytest
 
 from mepipe import clipfiles, clipwork, get_corpus
 from mepipe.clipwork import Record
+from mepipe.corpuswork import usual_widths
 from mepipe.errors import UsageError
 from mepipe.faces.find import fits
 from mepipe.frames import FrameFolder, read_image
-from mepipe.prepare import own_part, prepare_corpus, usual_widths
+from mepipe.prepare import own_part, prepare_corpus
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import TEMP_MARK, Workspace
 

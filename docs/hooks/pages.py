@@ -18,8 +18,12 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 PUBLIC: dict[str, tuple[str, tuple[str, ...]]] = {
     "mepipe": ("The short cuts", ("tvl1", "strain", "get_corpus", "list_corpora")),
     "mepipe.workspace": ("Where results lie", ("Workspace",)),
-    "mepipe.settings": ("Settings", ("PrepareConfig", "FlowConfig", "FacesConfig", "TrainConfig")),
+    "mepipe.settings": (
+        "Settings",
+        ("PrepareConfig", "FlowConfig", "FacesConfig", "TrainConfig", "ClusterConfig"),
+    ),
     "mepipe.configfile": ("The settings file", ("read_settings", "SettingsFile")),
+    "mepipe.jobs": ("On a cluster", ("send", "status", "Sent", "Status", "TaskStatus")),
     "mepipe.errors": ("Errors", ("MepipeError", "DataError", "UsageError")),
     "mepipe.datasets": ("Corpora", ("Clip", "Corpus")),
     "mepipe.datasets.composite": ("Composites", ("select",)),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mepipe.clipfiles import RECORD
+from mepipe.cliptable import read_records
 from mepipe.clipwork import AROUND, Context, Record
 from mepipe.datasets.facecorpus import FaceClip
 from mepipe.errors import DataError
@@ -23,7 +24,7 @@ from mepipe.facesets.run import FaceSummary, Job
 from mepipe.facesets.work import Making, make_face, start_worker
 from mepipe.frames import FrameFolder
 from mepipe.limits import JSON_BYTES, read_file
-from mepipe.prepare import read_records, wanted
+from mepipe.prepare import wanted
 from mepipe.progress import Progress
 from mepipe.settings import FacesConfig, PrepareConfig, cores
 from mepipe.shards import Faces

@@ -21,12 +21,12 @@ import numpy as np
 from mepipe.clipwork import Context
 from mepipe.datasets.facecorpus import FaceClip, FaceCorpus
 from mepipe.errors import DataError, UsageError
-from mepipe.executors import WorkerDied, process_team
+from mepipe.executors import WorkerDied, process_team, serial_team
 from mepipe.facesets.work import FaceRecord, FaceTask, Made, Making, key_of, make_face, record_row, start_worker
 from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
-from mepipe.shards import Faces, Sample, ShardFile, ShardWriter
+from mepipe.shards import Faces, Sample, ShardFile, ShardWriter, list_shards
 from mepipe.shards.read import readable_shards
 from mepipe.workspace import Workspace, make_folder, sweep, write_json, write_text
 
@@ -104,7 +104,8 @@ def prepare_faces(
         sweep(make_folder(ws.faces))
         job = Job(ws.faces, corpus.name, content, making, config, progress)
         jobs = jobs_of(config, len(clips))
-        with process_team(make_face, jobs, setup=start_worker, setup_args=(config, making)) as team:
+        workers = serial_team if config.executor == "serial" else process_team
+        with workers(make_face, jobs, setup=start_worker, setup_args=(config, making)) as team:
             chosen = {"crop": config.crop} if config.crop else {}
             records = job.run([replace(c, **chosen) for c in clips if isinstance(c, FaceClip)], team)
         about = {"settings": config.as_dict(), **asdict(making), "raw": str(raw), "finished": time.strftime("%F %T")}
@@ -117,12 +118,20 @@ def jobs_of(config: PrepareConfig, count: int) -> int:
     return max(1, min(config.jobs or cores(), count))
 
 
+def as_a_whole(corpus: FaceCorpus, flag: str) -> UsageError:
+    """What ``flag``, which asks for a part of the work elsewhere, is answered with."""
+    return UsageError(
+        f"{flag}: {corpus.name} is prepared as a whole, on one machine",
+        do=f"leave {flag} out; --jobs N works in parallel",
+    )
+
+
 def check_config(corpus: FaceCorpus, config: PrepareConfig) -> None:
     """Raises UsageError for options that mean nothing to a corpus of faces."""
     if config.shard is not None:
-        raise UsageError(
-            f"--shard: {corpus.name} is prepared as a whole", do="leave --shard out; --jobs N works in parallel"
-        )
+        raise as_a_whole(corpus, "--shard")
+    if config.executor == "slurm":
+        raise as_a_whole(corpus, "--executor slurm")
     for name, usual in (("frames", "onset-apex"), ("quality", None)):
         if getattr(config, name) != usual:
             flag = f"--{name}"
@@ -152,7 +161,7 @@ class Job:
         self.folder, self.corpus, self.content, self.making = folder, corpus, content, making
         self.config, self.progress = config, progress
         self.paths: list[Path] = []
-        self._old = [] if config.force else readable_shards(folder, corpus)
+        self._old = [] if config.force else readable_shards(list_shards(folder, [corpus]))
         for shard in self._old:  # hundreds of them: no file stays open that is not being read
             shard.close()
         self._known = {s.key: (shard, i) for shard in self._old for i, s in enumerate(shard.samples) if s.key}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from mepipe.cliptable import read_records
 from mepipe.clipwork import Record, grey
 from mepipe.errors import DataError, MepipeError
 from mepipe.flow.images import average_frames
 from mepipe.frames import decode_image, read_bytes
-from mepipe.prepare import read_records
 from mepipe.shards import Sample
 from mepipe.workspace import MACHINE, Workspace, digest, machine_error
 
@@ -56,8 +56,12 @@ def plan(ws: Workspace, corpus: str, average: int = 0) -> list[Pair]:
     average: how many neighbours on either side of onset and apex are averaged into them.
     Raises DataError for a clip whose crops, or neighbours of crops, are not there.
     """
-    folder = ws.prepared(corpus)
-    return [_pair(folder, r, average) for r in read_records(folder) if r.status != "refused"]
+    return paired(ws, corpus, [r for r in read_records(ws.prepared(corpus)) if r.status != "refused"], average)
+
+
+def paired(ws: Workspace, corpus: str, records: Sequence[Record], average: int) -> list[Pair]:
+    """The pairs of ``records``, whose crops are looked for. Raises DataError as ``plan``."""
+    return [_pair(ws.prepared(corpus), r, average) for r in records]
 
 
 def _pair(folder: Path, record: Record, average: int) -> Pair:

@@ -20,18 +20,21 @@ from typing import Any
 
 import numpy as np
 
+from mepipe.flow.cut import cuts_of, remove_others
 from mepipe.flow.engine import Engine
 from mepipe.flow.output import Made, Output, Part
-from mepipe.flow.pairs import Loaded, Pair, load, plan, reach_of
+from mepipe.flow.pairs import Loaded, Pair, load, paired, reach_of
 from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.flow.strain import strain
 from mepipe.flow.workers import Workers, in_order
+from mepipe.merging import merge_lost
 from mepipe.prepare import wanted
 from mepipe.progress import Progress
 from mepipe.settings import FlowConfig, cores
 from mepipe.shards import PX, PX_STRAIN, Content, ShardFile, Shards, ShardWriter, list_shards
 from mepipe.shards.read import readable_shards
+from mepipe.shares import Share
 from mepipe.survive import Care
 from mepipe.workspace import Workspace, make_folder, sweep
 
@@ -40,7 +43,10 @@ CPU_ENGINES = ("opencv", "native")  # they take threads=
 
 @dataclass
 class FlowSummary:
-    """What ``flow_corpora`` did: per corpus the samples computed, copied and already there."""
+    """What ``flow_corpora`` did: per corpus the samples computed, copied and already there.
+
+    samples: of a dry run, how many the shards would hold.
+    """
 
     engine: str
     folder: Path
@@ -49,6 +55,8 @@ class FlowSummary:
     seconds: float = 0.0
     shards: dict[str, list[Path]] = field(default_factory=dict)
     previews: list[Path] = field(default_factory=list)
+    samples: int = 0
+    dry_run: bool = False
 
 
 def flow_corpora(
@@ -96,14 +104,26 @@ def flow_corpora(
     if say:
         say(f"flow engine: {why}")
     summary = FlowSummary(engine.name, ws.flow)
-    with ws.lock("flow"):
-        sweep(make_folder(ws.flow))
-        plans = {name: plan(ws, name, config.average) for name in names}
+    share = Share.parse(config.shard)
+    if config.dry_run:
+        cuts = cuts_of(ws, names, config.shard_size, share)
+        summary.shards = {cut.corpus: cut.own for cut in cuts}
+        return replace(summary, samples=sum(len(cut.own_records) for cut in cuts), dry_run=True)
+    for name in names:
+        if (lost := merge_lost(ws, name)) and say:
+            say(lost)
+    with ws.lock("flow", share):
+        cuts = cuts_of(ws, names, config.shard_size, share)
+        own = {path for cut in cuts for path in cut.own}
+        sweep(make_folder(ws.flow), None if share is None else own.__contains__)
+        plans = {cut.corpus: paired(ws, cut.corpus, cut.own_records, config.average) for cut in cuts}
         if say and config.average:
             say(averaged_line([pair for pairs in plans.values() for pair in pairs], config.average))
         total = sum(map(len, plans.values()))
-        for name, pairs in plans.items():
-            _Job(ws.flow, name, engine, config, care, summary, progress, total).run(pairs)
+        for cut in cuts:
+            _Job(ws.flow, cut.corpus, engine, config, care, summary, progress, total).run(plans[cut.corpus], cut.own)
+            if share is None or all(path.is_file() for path in cut.paths):
+                remove_others(ws.flow, cut.corpus, cut.paths)
         summary.previews = draw_previews(ws, names, config.preview if care.last else 0)
     summary.seconds = time.monotonic() - started
     return summary
@@ -122,7 +142,8 @@ def choose_engine(config: FlowConfig) -> tuple[Engine, str]:
     """The engine of the settings and a line that says why. Raises MepipeError for --gpu without CUDA."""
     device = "cuda" if config.gpu else None
     on_cpu = device is None and config.engine in ("auto", *CPU_ENGINES)
-    engine, why = resolve_engine(config.engine, device, **({"threads": config.jobs} if on_cpu else {}))
+    threads = 1 if config.executor == "serial" else config.jobs
+    engine, why = resolve_engine(config.engine, device, **({"threads": threads} if on_cpu else {}))
     if config.batch:
         engine.batch = config.batch
     return engine, why
@@ -183,11 +204,11 @@ class _Job:
         averaged = {"average": config.average} if config.average else {}
         self.recorded: dict[str, Any] = {**self.params.as_dict(), **averaged}
 
-    def run(self, pairs: list[Pair]) -> None:
-        size = self.config.shard_size
-        paths = [self.folder / f"{self.corpus}-{n:05d}.h5" for n in range(-(-len(pairs) // size))]
-        old = self._to_reuse()
-        with Workers(1 if self.care.alone else self.engine.callers or cores()) as workers:
+    def run(self, pairs: list[Pair], paths: list[Path]) -> None:
+        """Make the shards ``paths`` of ``pairs``, which fill them in their order."""
+        old = self._to_reuse(paths)
+        alone = self.care.alone or self.config.executor == "serial"
+        with Workers(1 if alone else self.engine.callers or cores()) as workers:
             output = Output(self._writer)
             try:
                 for made in self._made(workers, self._tasks(workers, pairs, paths, old)):
@@ -199,15 +220,16 @@ class _Job:
                 raise
         for shard in old:
             shard.close()
-        self._remove_others(paths)
         self.summary.shards[self.corpus] = paths
 
-    def _to_reuse(self) -> list[ShardFile]:
-        """The shards there are; with --force those that this very command has made."""
+    def _to_reuse(self, paths: list[Path]) -> list[ShardFile]:
+        """The shards there are; with --force those that this very command has made; of a part only its own."""
         since = self.care.since if self.config.force else 0
         if since is None:
             return []
-        return [s for s in readable_shards(self.folder, self.corpus) if s.path.stat().st_mtime_ns >= since]
+        there = list_shards(self.folder, [self.corpus])
+        own = there if self.config.shard is None else [p for p in there if p in set(paths)]
+        return [s for s in readable_shards(own) if s.path.stat().st_mtime_ns >= since]
 
     def _tasks(self, workers: Workers, pairs: list[Pair], paths: list[Path], old: list[ShardFile]) -> Iterator[Task]:
         """The samples of all shards that are not right already, in order; crops of the next shard are read ahead."""
@@ -293,12 +315,6 @@ class _Job:
             content=self.content,
         )
 
-    def _remove_others(self, keep: list[Path]) -> None:
-        """Shards of an earlier, larger set of clips go once the new ones are complete."""
-        for path in self.folder.glob(f"{self.corpus}-[0-9][0-9][0-9][0-9][0-9].h5"):
-            if path not in keep:
-                path.unlink()
-
 
 def copied(shard: ShardFile, index: int, dtype: str, content: Content) -> np.ndarray | None:
     """The flow of a sample made earlier, as ``content`` wants it, float32; None when it has to be computed.
@@ -323,6 +339,9 @@ def with_strain(flow: np.ndarray) -> np.ndarray:
 def summary_lines(summary: FlowSummary) -> list[str]:
     """The summary as text."""
     files = sum(map(len, summary.shards.values()))
+    if summary.dry_run:
+        return [f"flow: {summary.samples} samples of {', '.join(summary.shards)} would be in {files} shards, "
+                f"made by {summary.engine} -> {summary.folder}"]  # fmt: skip
     rate = f" ({summary.computed / max(summary.seconds, 1e-9):.1f} pairs/s)" if summary.computed else ""
     drawn = [f"  {len(summary.previews)} pictures -> {summary.previews[0].parent}"] if summary.previews else []
     return [

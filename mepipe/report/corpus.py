@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.apex.base import DEFAULT
+from mepipe.cliptable import read_records
 from mepipe.clipwork import Record
 from mepipe.errors import UsageError
-from mepipe.prepare import read_records
 from mepipe.progress import Progress
 from mepipe.report.clipfacts import OLDER
 from mepipe.report.counting import count_rows

@@ -208,13 +208,13 @@ def list_shards(folder: PathLike, corpora: Sequence[str] | None = None) -> list[
     return [p for p, m in named if m and (corpora is None or m["corpus"] in corpora)]
 
 
-def readable_shards(folder: Path, corpus: str) -> list[ShardFile]:
-    """The complete shards of ``corpus``; what is damaged is made again and so passed over.
+def readable_shards(paths: Sequence[Path]) -> list[ShardFile]:
+    """The complete shards among ``paths``; what is damaged is made again and so passed over.
 
     Their files are open: one that is replaced later in the run can still be read.
     """
     shards = []
-    for path in list_shards(folder, [corpus]):
+    for path in paths:
         try:
             shards.append(ShardFile(path))
         except DataError:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mepipe.cliptable import read_records, to_csv
 from mepipe.datasets import get_corpus
 from mepipe.flow.run import flow_corpora
-from mepipe.prepare import prepare_corpus, read_records, to_csv
+from mepipe.prepare import prepare_corpus
 from mepipe.report import report_corpus
 from mepipe.report.corpus import ranked, source_of, values
 from mepipe.report.html import write_page

@@ -14,6 +14,7 @@ import openpyxl
 import tiny
 
 from mepipe import get_corpus
+from mepipe.cliptable import COLUMNS, read_records
 from mepipe.datasets.affectnet import COLUMNS as AFFECTNET
 from mepipe.datasets.affectnet import annotated
 from mepipe.datasets.ferplus import CLASSES as FERPLUS
@@ -25,7 +26,6 @@ from mepipe.facesets.work import FaceRecord
 from mepipe.frames import open_frames, read_image
 from mepipe.glance import glance, image_size
 from mepipe.media import PixelText
-from mepipe.prepare import COLUMNS, read_records
 from mepipe.shards import PX_STRAIN, Faces, Sample, ShardFile, ShardWriter, verify_shards, write_shard
 from mepipe.shards.exporting import flo_bytes, read_flo
 from mepipe.shards.importing import import_npz

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_report import CLASSES, make_run, smooth_flow
 
-from mepipe.prepare import read_records, to_csv
+from mepipe.cliptable import read_records, to_csv
 from mepipe.report import report_run
 from mepipe.report.html import TEMPLATES
 from mepipe.shards import Sample, write_shard
