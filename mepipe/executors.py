@@ -114,9 +114,14 @@ def serial_team(
     setup_args: tuple[Any, ...] = (),
 ) -> Iterator[Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]]:
     """What ``process_team`` does, in this process: ``serial_map`` of one list after the other, set up once."""
-    if setup is not None:
-        setup(*setup_args)
-    yield lambda items: serial_map(fn, items)
+    ready = setup is None
+
+    def over(items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        nonlocal ready
+        first, ready = bool(items) and not ready, bool(items) or ready
+        yield from serial_map(fn, items, setup=setup if first else None, setup_args=setup_args)
+
+    yield over
 
 
 class _Team:

@@ -27,7 +27,7 @@ from mepipe_model.seeds import Spread, shared
 from mepipe_model.statistics import FIGURES, Difference, compare
 from mepipe_model.train import train_run
 
-STEPLESS = (*STEPS, "select", "compile")  # settings that mean nothing to a model that is fitted at once
+STEPLESS = (*STEPS, "select", "compile", "ddp")  # settings that mean nothing to a model that is fitted at once
 
 
 @dataclass(frozen=True)

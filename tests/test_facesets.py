@@ -107,7 +107,7 @@ def test_prepare_crops_and_finds_the_landmarks(prepared):
 def test_a_second_run_looks_at_what_changed_alone(prepared, raf, tmp_path):
     raw = shutil.copytree(raf, tmp_path / "raw")
     ws = Workspace(shutil.copytree(prepared.root, tmp_path / "ws"))
-    config, corpus = PrepareConfig(jobs=1), get_corpus("rafdb")
+    config, corpus = PrepareConfig(executor="serial"), get_corpus("rafdb")
     path = ws.faces / "rafdb-00000.h5"
     before = path.stat().st_mtime_ns
     assert prepare_faces(ws, corpus, raw, config).reused == 12

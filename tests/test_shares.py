@@ -12,7 +12,7 @@ from tinyflow import quick, samples, write_flow
 
 from mepipe.datasets import get_corpus
 from mepipe.errors import MepipeError, UsageError
-from mepipe.executors import serial_map
+from mepipe.executors import serial_map, serial_team
 from mepipe.flow.run import flow_corpora
 from mepipe.locks import Holder, lock_path
 from mepipe.merging import PARTS, merge_lost, merge_parts
@@ -85,6 +85,16 @@ def test_a_slurm_task_keeps_to_its_cores(monkeypatch):
 
 def test_serial_works_here_and_in_order():
     assert list(serial_map(lambda n: (n, os.getpid()), [3, 1])) == [(0, (3, os.getpid())), (1, (1, os.getpid()))]
+
+
+def test_serial_works_on_one_list_after_the_other_and_is_set_up_once():
+    set_up: list[str] = []
+    with serial_team(str, setup=set_up.append, setup_args=("once",)) as team:
+        assert list(team([])) == []
+        assert set_up == [], "nothing to do needs no detector"
+        assert next(team([3, 1])) == (0, "3"), "who does not ask for the rest does not get it"
+        assert [list(team([3, 1])), list(team([2]))] == [[(0, "3"), (1, "1")], [(0, "2")]]
+    assert set_up == ["once"]
 
 
 # --- prepare, flow ---------------------------------------------------------------------------------
