@@ -11,7 +11,7 @@ from tinyflow import quick, samples, write_flow
 from mepipe.cli import main
 from mepipe.errors import MepipeError, UsageError
 from mepipe.workspace import Workspace
-from mepipe_model.comparing import compare_models
+from mepipe_model.comparing import compare_models, settings_for
 from mepipe_model.evaluate import compare_runs
 from mepipe_model.models import model_info
 
@@ -78,6 +78,11 @@ def test_a_model_that_cannot_train_is_named_and_the_others_have_their_rows(ws):
     assert "no aligned frames" in table.failed["lbp_top"]
     with pytest.raises(MepipeError, match="ststnet: 99 folds need 99 subjects"):
         compare_models(ws, PAIR, quick(epochs=1, protocol="kfold", k=99))
+
+
+def test_what_shares_steps_does_not_reach_a_model_that_is_fitted():
+    together = quick(ddp=2, compile=True)
+    assert [(c.ddp, c.compile) for c in (settings_for(together, m) for m in PAIR)] == [(2, True), (1, False)]
 
 
 def test_what_is_no_comparison_is_refused(ws):
