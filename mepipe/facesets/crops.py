@@ -24,6 +24,7 @@ from mepipe.facesets.run import FaceSummary, Job
 from mepipe.facesets.work import Making, make_face, start_worker
 from mepipe.frames import FrameFolder
 from mepipe.limits import JSON_BYTES, read_file
+from mepipe.merging import merge_lost
 from mepipe.prepare import wanted
 from mepipe.progress import Progress
 from mepipe.settings import FacesConfig, PrepareConfig, cores
@@ -67,6 +68,9 @@ def faces_of_crops(
     """
     config = config or FacesConfig()
     names, out = wanted(ws, corpora), []
+    for name in names:
+        if (lost := merge_lost(ws, name)) and say:
+            say(lost)
     with ws.lock("faces"):
         sweep(make_folder(ws.faces))
         for name in names:
