@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import UsageError
+from mepipe.errors import DataError, UsageError
+from mepipe.limits import SETTINGS_BYTES, read_file
 from mepipe.settings import FlowConfig, PrepareConfig, TrainConfig, check_value, option
 
 NAME = "mepipe.toml"
@@ -30,6 +31,7 @@ CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "train
 # Commands that do part of another's work and take its settings: verify gives prepare's verdict, apex evaluate aligns
 # as prepare does, reproduce finds runs by the settings they were trained with.
 ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "train": ("reproduce",)}
+MOST_LINES = 1000  # of a settings file: finding where each key stands parses it once for every line
 BARE = re.compile(r"\s*(#.*)?$")  # a line that holds no key
 
 
@@ -137,12 +139,18 @@ def key_of(name: str) -> str:
 
 
 def _text(path: Path) -> str:
+    do = "mepipe config init writes one with every option in 200 lines"
     try:
-        return path.read_text("utf-8")
-    except OSError as e:
-        raise UsageError(f"the settings file {path} cannot be read: {e.strerror}") from e
+        text = read_file(path, SETTINGS_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"the settings file {path} cannot be read: there is no such file") from None
     except UnicodeDecodeError as e:
         raise UsageError(f"the settings file {path} is no UTF-8 text") from e
+    except DataError as e:
+        raise UsageError(f"the settings file {path} cannot be read: {e.what}", do=e.do) from e
+    if (count := text.count("\n")) > MOST_LINES:
+        raise UsageError(f"the settings file {path} has {count} lines, and at most {MOST_LINES} are read", do=do)
+    return text
 
 
 def _toml() -> Any:
@@ -159,7 +167,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     toml = _toml()
     try:
         return toml.loads(text)
-    except toml.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, or a number of thousands of digits
         raise UsageError(f"the settings file {path} is no TOML: {e}") from e
     except RecursionError as e:
         raise UsageError(f"the settings file {path} is nested too deeply") from e

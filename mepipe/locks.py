@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
-from mepipe.errors import MepipeError
+from mepipe.errors import DataError, MepipeError
+from mepipe.limits import read_json
 
 GUARD = 1.0  # seconds to wait for another command that looks at the locks: it needs a millisecond
 GRACE = 0.2  # seconds between creating a lock and writing it: far more than a living process needs
@@ -49,10 +50,10 @@ class Holder:
     def of(cls, path: Path) -> Holder | None:
         """Who is written in the lock ``path``; None for nobody."""
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path) or {}
             known = {f.name: str(found[f.name]) for f in fields(cls) if f.name in found}
             return cls(**known | {"pid": int(found["pid"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (DataError, ValueError, TypeError, KeyError):
             return None
 
     def gone(self) -> bool:

@@ -16,7 +16,7 @@ from mepipe.errors import MepipeError
 from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
 from mepipe.shards import list_shards, shard_hash
-from mepipe.workspace import Workspace, make_folder, sweep, versions
+from mepipe.workspace import Workspace, make_folder, safe_name, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
@@ -112,7 +112,9 @@ def train_run(
 
 def planned_name(plan: Plan) -> str:
     """The name of the run's folder."""
-    return plan.config.run or run_name(plan.config, plan.data_name, plan.fingerprint, plan.device)
+    if plan.config.run:
+        return safe_name(plan.config.run)
+    return run_name(plan.config, plan.data_name, plan.fingerprint, plan.device)
 
 
 def failure_line(failed: dict[str, str]) -> str:
