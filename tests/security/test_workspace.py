@@ -49,8 +49,13 @@ def _in_time():
 # --- links -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["prepared", "prepared/casme2", "prepared/casme2/sub01", "prepared/casme2/sub01/EP02_01f",
-                                   "flow", "runs/mine/folds", ".locks"])  # fmt: skip
+PLACES = (
+    "prepared", "prepared/casme2", "prepared/casme2/sub01", "prepared/casme2/sub01/EP02_01f", "flow", "runs/mine/folds",
+    ".locks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_folder_that_leads_out_of_the_workspace_is_never_written_to(tmp_path, place):
     victim, ws = tmp_path / "victim", Workspace(tmp_path / "ws")
     (victim / "EP02_01f").mkdir(parents=True)
