@@ -180,7 +180,7 @@ def epoch_rows(run: Run, fold: str) -> list[dict[str, float]]:
     try:
         text = read_file(run.fold(fold) / "log.csv", TABLE_BYTES).decode("utf-8")
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(text, newline=""))]
-    except (OSError, DataError, ValueError):
+    except (OSError, DataError, ValueError, TypeError, csv.Error):
         return []
 
 

@@ -16,7 +16,7 @@ from mepipe.apex.evaluate import with_truth
 from mepipe.clipfiles import RECORD, up_to_date
 from mepipe.configfile import MOST_LINES, read_settings
 from mepipe.errors import DataError, MepipeError, UsageError
-from mepipe.limits import SETTINGS_BYTES
+from mepipe.limits import ARRAYS_BYTES, SETTINGS_BYTES
 from mepipe.locks import Holder
 from mepipe.report.clipfacts import read_facts
 from mepipe.report.corpus import _provenance
@@ -25,6 +25,7 @@ from mepipe.report.saliencyview import _read as read_saliency
 from mepipe.settings import TrainConfig
 from mepipe.shards.apart import _Reader
 from mepipe.workspace import Workspace, atomic_file
+from mepipe_model.loggers import epoch_rows
 from mepipe_model.predictinputs import inputs_of
 from mepipe_model.running import _epochs_done, refuse_diverged
 from mepipe_model.saliency import landmarks_of
@@ -80,6 +81,19 @@ def test_prepare_stops_before_it_writes_through_a_link(run_mepipe, tmp_path):
     assert [p.name for p in victim.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("words", [["report", "mine"], ["reproduce", "table5"], ["spot", __file__], ["flow"]])
+def test_no_command_begins_in_such_a_workspace(run_mepipe, tmp_path, words):
+    """Pages and tables are written without a lock."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "ws").mkdir()
+    for place in ("runs", "tables", "spot"):
+        (tmp_path / "ws" / place).symlink_to(tmp_path / "victim")
+    done = run_mepipe("-w", str(tmp_path / "ws"), *words)
+    assert done.returncode == 1
+    assert "is a link out of the workspace" in done.stderr
+    assert not list((tmp_path / "victim").iterdir())
+
+
 def test_links_within_a_workspace_and_a_workspace_that_is_one_are_fine(tmp_path):
     (tmp_path / "disk/flow").mkdir(parents=True)
     (tmp_path / "ws").symlink_to(tmp_path / "disk")
@@ -99,6 +113,18 @@ def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
 # --- pipes and damage in the place of files of ours --------------------------------------------------
 
 DEEP = "[" * 200_000
+
+
+class OneFold:
+    """A run whose only fold lies in ``folder``."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def fold(self, name):
+        return self.folder
+
+
 READERS = {  # name: (the file, what reads it, whether that is an error)
     "lock": ("flow.json", Holder.of, False),
     "clip.json for prepare": (RECORD, lambda p: up_to_date(p.parent, "key"), False),
@@ -108,6 +134,7 @@ READERS = {  # name: (the file, what reads it, whether that is an error)
     "log.csv for the page": ("log.csv", read_log, True),
     "log.csv for progress": ("log.csv", lambda p: _epochs_done(p.parent, 3), False),
     "log.csv after training": ("log.csv", lambda p: refuse_diverged(p.parent), None),
+    "log.csv for loggers": ("log.csv", lambda p: epoch_rows(OneFold(p.parent), "only"), False),
     "saliency": ("saliency.npz", read_saliency, True),
     "settings": ("mepipe.toml", read_settings, True),
     "truth.csv": ("truth.csv", lambda p: with_truth([], p.parent), None),
@@ -180,6 +207,13 @@ def test_shards_can_be_read_with_a_thousand_files_open():
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_saliency_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "saliency.npz", maps=np.zeros(10**6))
+    monkeypatch.setenv(ARRAYS_BYTES.variable, "1000000")
+    with pytest.raises(DataError, match=ARRAYS_BYTES.variable):
+        read_saliency(tmp_path / "saliency.npz")
 
 
 def test_saliency_of_another_shape_is_refused(tmp_path):
