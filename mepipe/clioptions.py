@@ -14,6 +14,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from mepipe.workspace import Workspace
+
 _log = logging.getLogger("mepipe.cli")
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
@@ -73,6 +75,8 @@ class Command(click.Command):
             source = ctx.get_parameter_source(parameter.name or "")
             level = logging.DEBUG if source is ParameterSource.DEFAULT else logging.INFO
             _log.log(level, "%s = %s (%s)", parameter.name, ctx.params.get(parameter.name or ""), source_name(source))
+        if isinstance(ctx.obj, Workspace):
+            ctx.obj.check_links()  # here for all commands: pages and tables are written without a lock
         return super().invoke(ctx)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mepipe.errors import MepipeError
+from mepipe.errors import DataError, MepipeError
+from mepipe.limits import IMAGE_BYTES, read_file, read_json
 from mepipe.workspace import fsync, make_folder, replace_folder, temp_beside, write_failed
 
 RECORD = "clip.json"  # beside the crops; its key says from what they were made
@@ -29,19 +30,19 @@ PNG_STRATEGY = 3  # cv2.IMWRITE_PNG_STRATEGY_RLE: as small as level 6 on aligned
 def up_to_date(target: Path, key: str) -> dict[str, Any] | None:
     """The record of crops made from the same inputs and settings, when every file is there."""
     try:
-        saved = json.loads((target / RECORD).read_text("utf-8"))
+        saved = read_json(target / RECORD) or {}
         checksums = saved.get("crc32") or [None] * len(saved["files"])  # younger than some crops
-        whole = (_is_whole(target / n, c) for n, c in zip(saved["files"], checksums, strict=True))
+        whole = (_is_whole(target / Path(n).name, c) for n, c in zip(saved["files"], checksums, strict=True))
         if saved["record"]["key"] != key or not all(whole):
             return None
         return {name: value for name, value in saved["record"].items() if name != "reused"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent or of an older layout: it is made again
 
 
 def _is_whole(path: Path, checksum: int | None) -> bool:
     """Whether the crop is there, with the bytes it was written with as far as their checksum is known."""
-    return path.is_file() if checksum is None else zlib.crc32(path.read_bytes()) == checksum
+    return path.is_file() and (checksum is None or zlib.crc32(read_file(path, IMAGE_BYTES)) == checksum)
 
 
 def write_clip(

@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import UsageError
+from mepipe.errors import DataError, UsageError
+from mepipe.limits import SETTINGS_BYTES, read_file
 from mepipe.settings import ClusterConfig, FacesConfig, FlowConfig, PrepareConfig, TrainConfig, check_value, option
 
 NAME = "mepipe.toml"
@@ -36,6 +37,7 @@ CONFIGS: dict[str, type] = {"prepare": PrepareConfig, "flow": FlowConfig, "faces
 ALIKE = {"prepare": ("verify", "apex evaluate"), "flow": (), "faces": (), "train": ("reproduce", "compare")}
 SENT = ("prepare", "flow", "train")  # commands that Slurm may do
 SLURM = "slurm"  # the table of what they all ask Slurm for
+MOST_LINES = 1000  # of a settings file: finding where each key stands parses it once for every line
 BARE = re.compile(r"\s*(#.*)?$")  # a line that holds no key
 
 
@@ -149,12 +151,18 @@ def key_of(name: str) -> str:
 
 
 def _text(path: Path) -> str:
+    do = "mepipe config init writes one with every option in 200 lines"
     try:
-        return path.read_text("utf-8")
-    except OSError as e:
-        raise UsageError(f"the settings file {path} cannot be read: {e.strerror}") from e
+        text = read_file(path, SETTINGS_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"the settings file {path} cannot be read: there is no such file") from None
     except UnicodeDecodeError as e:
         raise UsageError(f"the settings file {path} is no UTF-8 text") from e
+    except DataError as e:
+        raise UsageError(f"the settings file {path} cannot be read: {e.what}", do=e.do) from e
+    if (count := text.count("\n")) > MOST_LINES:
+        raise UsageError(f"the settings file {path} has {count} lines, and at most {MOST_LINES} are read", do=do)
+    return text
 
 
 def _toml() -> Any:
@@ -171,7 +179,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     toml = _toml()
     try:
         return toml.loads(text)
-    except toml.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, or a number of thousands of digits
         raise UsageError(f"the settings file {path} is no TOML: {e}") from e
     except RecursionError as e:
         raise UsageError(f"the settings file {path} is nested too deeply") from e

@@ -6,10 +6,12 @@ them; a file beyond one is refused in one line that names file, limit and variab
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mepipe.errors import DataError, UsageError
 
@@ -62,6 +64,7 @@ SHEET_UNPACKED = Limit("sheet_unpacked", 64 << 20, "unpacked bytes", "an xlsx of
 SHEET_CELLS = Limit("sheet_cells", 500_000, "cells", "DFME has 2600 rows of 9; some copies have wide empty borders")
 TABLE_BYTES = Limit("table_bytes", 512 << 20, "bytes", "clips.csv, predictions.csv: 300 bytes a row, a million rows")
 JSON_BYTES = Limit("json_bytes", 64 << 20, "bytes", "a run's config.json with 1000 folds has 0.1 MB")
+SETTINGS_BYTES = Limit("settings_bytes", 64 << 10, "bytes", "mepipe.toml with every option has 8 kB")
 ARRAYS_BYTES = Limit("arrays_bytes", 4 << 30, "unpacked bytes", "an .npz of 2000 clips in float32 has 1.2 GB")
 WEIGHTS_BYTES = Limit("weights_bytes", 8 << 30, "bytes", "20 times MERba's 0.4 GB")
 SHARD_SECONDS = Limit("shard_seconds", 20, "seconds", "the structure of a shard of 512 samples is read in under 0.1 s")
@@ -69,7 +72,7 @@ SHARD_MEMORY = Limit("shard_memory", 4 << 30, "bytes of memory", "reading the st
 
 LIMITS = (
     IMAGE_BYTES, IMAGE_PIXELS, IMAGE_SCANS, VIDEO_FRAMES, CLIP_FRAMES, SHEET_BYTES, SHEET_UNPACKED, SHEET_CELLS,
-    TABLE_BYTES, JSON_BYTES, ARRAYS_BYTES, WEIGHTS_BYTES, SHARD_SECONDS, SHARD_MEMORY,
+    TABLE_BYTES, JSON_BYTES, SETTINGS_BYTES, ARRAYS_BYTES, WEIGHTS_BYTES, SHARD_SECONDS, SHARD_MEMORY,
 )  # fmt: skip
 
 
@@ -91,6 +94,23 @@ def read_file(path: Path, limit: Limit, do: str = "check the path and its permis
         raise
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}", do=do) from e
+
+
+def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any] | None:
+    """A JSON object from a file of ours. Raises DataError when it is damaged, absent, or no regular file."""
+    do = "remove it and run the command again"
+    try:
+        value = json.loads(read_file(path, JSON_BYTES).decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a character ("\\ud800") can be shown to nobody
+    except FileNotFoundError:
+        if missing_ok:
+            return None
+        raise DataError(f"{path} is missing") from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} cannot be read ({e})", do=do) from e
+    if not isinstance(value, dict):
+        raise DataError(f"{path} does not hold a JSON object", do=do)
+    return value
 
 
 def kind_of(mode: int) -> str:

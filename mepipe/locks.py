@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
-from mepipe.errors import MepipeError
+from mepipe.errors import DataError, MepipeError
+from mepipe.limits import read_json
 from mepipe.shares import Share
 
 GUARD = 1.0  # seconds to wait for another command that looks at the locks: it needs a millisecond
@@ -55,10 +56,10 @@ class Holder:
     def of(cls, path: Path) -> Holder | None:
         """Who is written in the lock ``path``; None for nobody."""
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path) or {}
             known = {f.name: str(found[f.name]) for f in fields(cls) if f.name in found}
             return cls(**known | {"pid": int(found["pid"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (DataError, ValueError, TypeError, KeyError):
             return None
 
     def gone(self) -> bool:

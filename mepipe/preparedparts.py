@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import DataError
-from mepipe.limits import JSON_BYTES, read_file
+from mepipe.errors import DataError, MepipeError
+from mepipe.limits import read_json
 from mepipe.shares import Share
 from mepipe.workspace import digest, write_json, write_text
 
@@ -40,12 +40,15 @@ class PartFile:
 
     def lines(self) -> Iterator[list[Any]]:
         """Place in the annotation, then the cells of clips.csv, row by row. Raises DataError for a damaged file."""
+        do = f"run the part {self.share} again"
+        if not self.rows.is_file():
+            raise DataError(f"{self.rows} is missing or no file", do=do)
         try:
             with self.rows.open(encoding="utf-8") as file:
                 for line in file:
                     yield json.loads(line)
-        except (OSError, ValueError) as e:
-            raise DataError(f"{self.rows} cannot be read ({e})", do=f"run the part {self.share} again") from e
+        except (OSError, ValueError, RecursionError) as e:
+            raise DataError(f"{self.rows} cannot be read ({e})", do=do) from e
 
 
 def write_part(
@@ -65,12 +68,12 @@ def read_parts(folder: Path) -> list[PartFile]:
     found = []
     for path in sorted((folder / PARTS).glob("*of*.json"), key=lambda p: p.stat().st_mtime_ns):
         try:
-            about = json.loads(read_file(path, JSON_BYTES))
+            about = read_json(path) or {}
             share = Share.parse(about["share"])
             assert share is not None
             facts = (about["mark"], int(about["total"]), path.with_suffix(".rows"), about["provenance"], about["stamp"])
             found.append(PartFile(share, *facts))
-        except (ValueError, KeyError, TypeError):
+        except (MepipeError, ValueError, KeyError, TypeError):
             continue  # half a part is none: it is made again
     return [p for p in found if (p.mark, p.share.of) == (found[-1].mark, found[-1].share.of)]
 
@@ -83,10 +86,10 @@ def is_complete(parts: list[PartFile]) -> bool:
 def is_merged(folder: Path, parts: list[PartFile]) -> bool:
     """Whether clips.csv holds just these parts."""
     try:
-        merged = json.loads(read_file(folder / "prepare.json", JSON_BYTES)).get("parts")
-    except (OSError, ValueError, DataError):
+        merged = read_json(folder / "prepare.json", missing_ok=True) or {}
+    except DataError:
         return False
-    return (folder / "clips.csv").is_file() and merged == stamps(parts)
+    return (folder / "clips.csv").is_file() and merged.get("parts") == stamps(parts)
 
 
 def stamps(parts: list[PartFile]) -> dict[str, str]:

@@ -8,6 +8,7 @@ No heavy import: ``mepipe COMMAND --help`` reads this file.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,8 @@ def check_value(f: dataclasses.Field, value: Any) -> None:
         return
     if meta["choices"] and value not in meta["choices"]:
         raise UsageError(f"{name} is {value!r}", do=f"valid: {', '.join(meta['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} is {value}", do="give a finite number")
     if meta["low"] is not None and value < meta["low"]:
         raise UsageError(f"{name} is {value}", do=f"it must be at least {meta['low']}")
     if meta["high"] is not None and value > meta["high"]:

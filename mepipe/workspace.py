@@ -36,6 +36,7 @@ MACHINE: dict[int, str] = {
 }
 
 TEMP_MARK = ".mepipe-tmp-"  # every unfinished file or folder of ours carries it; sweep() removes such
+DEEPEST = 4  # levels of folders of ours: prepared/<corpus>/<subject>/<clip>, runs/<run>/folds/<fold>
 _NAME = re.compile(r"[^\W_][\w\-+. ()&,]*", re.ASCII)  # what a subject or clip may be called as a folder of ours
 # what Windows takes for a device in any folder, whatever suffix follows: a workspace may lie on its disk
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
@@ -82,6 +83,7 @@ class Workspace:
         it, for ``patience`` seconds.
         """
         path = lock_path(self.locks, safe_name(stage), share)
+        self.check_links()
         make_folder(path.parent)
         with contextlib.ExitStack() as stack:
             try:
@@ -89,6 +91,28 @@ class Workspace:
             except OSError as e:
                 raise write_failed(path, e) from e
             yield
+
+    def check_links(self) -> None:
+        """Raises DataError for a folder in here that is a link out of here: what is written there is elsewhere."""
+        home = os.path.realpath(self.root)
+        for link in _linked_folders(self.root, DEEPEST):
+            if not Path(os.path.realpath(link)).is_relative_to(home):
+                do = "remove the link, or choose the place of the whole workspace with -w"
+                raise DataError(f"{link} is a link out of the workspace", do=do)
+
+
+def _linked_folders(folder: Path, levels: int) -> Iterator[str]:
+    """The folders below ``folder`` that are links, so many levels down; links are not followed."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # absent, or one that says itself what is wrong when it is needed
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            if entry.is_dir():
+                yield entry.path
+        elif levels > 1 and entry.is_dir():
+            yield from _linked_folders(Path(entry.path), levels - 1)
 
 
 def _patiently(path: Path, stage: str, share: Share | None, patience: float) -> contextlib.ExitStack:
@@ -125,6 +149,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     On any failure the temporary is removed and ``path`` is untouched.  A full or read-only disk
     becomes a MepipeError that names the file.
     """
+    if path.exists() and not path.is_file():  # renamed over a device, a file would take its place
+        raise MepipeError(f"cannot write {path}: it is there and no regular file", do="choose another place")
     temp = temp_beside(path)
     try:
         make_folder(path.parent)

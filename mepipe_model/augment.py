@@ -33,6 +33,6 @@ def shifted(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     if not any(most):
         return x
     height, width = x.shape[-2:]
-    dy, dx = ([int(v) for v in torch.randint(0, 2 * m + 1, (len(x),), generator=generator)] for m in most)
+    dy, dx = (torch.randint(0, 2 * m + 1, (len(x),), generator=generator).tolist() for m in most)
     wide = F.pad(x, (most[1], most[1], most[0], most[0]), mode="replicate")
     return torch.stack([one[:, y : y + height, x0 : x0 + width] for one, y, x0 in zip(wide, dy, dx, strict=True)])

@@ -16,13 +16,15 @@ or by a package under the entry point group ``mepipe.loggers`` (name = "package.
 from __future__ import annotations
 
 import csv
+import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
-from mepipe.errors import MepipeError, one_line
+from mepipe.errors import DataError, MepipeError, one_line
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.registry import Registry
 from mepipe_model.runs import Run
 from mepipe_model.statistics import FIGURES
@@ -177,9 +179,9 @@ class Telling:
 def epoch_rows(run: Run, fold: str) -> list[dict[str, float]]:
     """The rows of a fold's log.csv so far; none where there is no such file yet."""
     try:
-        with (run.fold(fold) / "log.csv").open(newline="", encoding="utf-8") as f:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
-    except OSError:
+        text = read_file(run.fold(fold) / "log.csv", TABLE_BYTES).decode("utf-8")
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except (OSError, DataError, ValueError, TypeError, csv.Error):
         return []
 
 

@@ -56,6 +56,13 @@ class ImagePair:
         return [str(self._paths[number]), stat.st_size, stat.st_mtime_ns]
 
 
+def _number(text: str) -> int:
+    """A frame number. Raises UsageError for one that no video has."""
+    if len(text) > 9:
+        raise UsageError(f"frame {text[:9]}... is beyond any video", do="give a frame of the clip")
+    return int(text)
+
+
 def inputs_of(
     paths: Sequence[Path], onsets: Sequence[str] = (), apexes: Sequence[str] = (), offset: int | None = None
 ) -> list[Input]:
@@ -71,7 +78,7 @@ def inputs_of(
     if numbers or offset is not None:
         if len(paths) != 1 or len(onsets) > 1 or len(apexes) > 1:
             raise UsageError("frame numbers belong to one clip", do="give one INPUT and each number once")
-        onset, apex = (int(given[0]) if given else None for given in (onsets, apexes))
+        onset, apex = (_number(given[0]) if given else None for given in (onsets, apexes))
         return [Input(paths[0], onset=onset, apex=apex, offset=offset)]
     if len(onsets) != len(apexes):
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import threading
 import time
@@ -11,7 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import MepipeError, UsageError
+from mepipe.errors import DataError, MepipeError, UsageError
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.progress import Progress
 from mepipe.settings import cores
 from mepipe.stopping import Stopped
@@ -163,12 +165,14 @@ def refuse_diverged(folder: Path) -> None:
     Raises MepipeError that names the epoch.
     """
     try:
-        with (folder / "log.csv").open(newline="", encoding="utf-8") as f:
-            losses = [(row["epoch"], row["loss"]) for row in csv.DictReader(f) if row.get("loss")]
-    except OSError:  # a model without epochs leaves no log
+        rows = csv.DictReader(io.StringIO(read_file(folder / "log.csv", TABLE_BYTES).decode("utf-8"), newline=""))
+        losses = [(row["epoch"], float(row["loss"])) for row in rows if row.get("loss")]
+    except FileNotFoundError:  # a model without epochs leaves no log
         return
+    except (ValueError, KeyError, csv.Error) as e:
+        raise DataError(f"{folder / 'log.csv'} is damaged ({e})", do="remove the fold's folder and train again") from e
     for epoch, loss in losses:
-        if not math.isfinite(float(loss)):
+        if not math.isfinite(loss):
             (folder / "fold.json").unlink(missing_ok=True)
             raise MepipeError(f"the loss is {loss} in epoch {epoch}", do="lower --lr, or use --precision fp32")
 
@@ -205,6 +209,6 @@ def _epochs_done(folder: Path, epochs: int) -> int:
     if (folder / "fold.json").is_file():
         return epochs
     try:
-        return max(0, (folder / "log.csv").read_bytes().count(b"\n") - 1)
-    except OSError:
+        return max(0, read_file(folder / "log.csv", TABLE_BYTES).count(b"\n") - 1)
+    except (OSError, DataError):
         return 0

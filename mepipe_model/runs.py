@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError, UsageError
-from mepipe.limits import JSON_BYTES, TABLE_BYTES, read_file
+from mepipe.limits import TABLE_BYTES, read_file, read_json
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, digest, safe_name, write_text
 from mepipe_model.runcheck import check_config
@@ -170,22 +169,6 @@ def load_run(folder: Path) -> Run:
         raise DataError(f"{folder / 'config.json'} is {found}; this mepipe reads {FORMAT!r} version {VERSION}", do=do)
     check_config(folder / "config.json", config)
     return Run(folder, config)
-
-
-def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any] | None:
-    """A JSON object from a file of ours. Raises DataError when it is damaged."""
-    try:
-        value = json.loads(read_file(path, JSON_BYTES).decode("utf-8"))
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a character ("\\ud800") can be shown to nobody
-    except FileNotFoundError:
-        if missing_ok:
-            return None
-        raise DataError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as e:
-        raise DataError(f"{path} cannot be read ({e})", do="remove it and run the command again") from e
-    if not isinstance(value, dict):
-        raise DataError(f"{path} does not hold a JSON object", do="remove it and run the command again")
-    return value
 
 
 # --- predictions.csv -------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from torch import Tensor
 from mepipe.clipfiles import RECORD
 from mepipe.errors import DataError, UsageError
 from mepipe.faces.align import SIZE, mean_face
+from mepipe.limits import read_json
 from mepipe.progress import Progress
 from mepipe.shards import Sample, Shards, open_shards
 from mepipe.workspace import Workspace, atomic_file, safe_name
@@ -96,10 +97,10 @@ def region_map(points: np.ndarray | None = None) -> np.ndarray:
 def landmarks_of(folder: Path) -> np.ndarray | None:
     """The clip's 68 landmarks in crop px, from its clip.json; None where there are none, or five."""
     try:
-        saved = json.loads((folder / RECORD).read_text("utf-8"))
+        saved = read_json(folder / RECORD) or {}
         points, matrix = np.array(saved["landmarks"], float), np.array(saved["matrix"], float)
         return points @ matrix[:, :2].T + matrix[:, 2] if points.shape == (68, 2) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, ValueError, KeyError, TypeError):
         return None
 
 

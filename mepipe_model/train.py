@@ -19,7 +19,7 @@ from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
 from mepipe.shards import ShardFile, list_shards, shard_hash
 from mepipe.shares import Share, picked
-from mepipe.workspace import Workspace, digest, make_folder, sweep, versions
+from mepipe.workspace import Workspace, digest, make_folder, safe_name, sweep, versions
 from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
@@ -154,7 +154,7 @@ def pool_parts(ws: Workspace, run: Run, *, incomplete: bool = False) -> dict[str
 
 def planned_name(plan: Plan) -> str:
     """The name of the run's folder."""
-    return plan.config.run or fingerprint(plan)
+    return safe_name(plan.config.run) if plan.config.run else fingerprint(plan)
 
 
 def failure_line(failed: dict[str, str]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL = Path(os.environ.get("MEPIPE_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "real"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive():
+    """A suite that was started in the background ignores SIGINT, and its children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -221,11 +221,12 @@ def memory_of_nan():
 
     @contextmanager
     def filled():
+        before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(False)
+            torch.use_deterministic_algorithms(before)
 
     assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default
     return filled()

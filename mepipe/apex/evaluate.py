@@ -7,6 +7,8 @@ and each method is asked for its apex without being told.  Clips left out are li
 from __future__ import annotations
 
 import csv
+import io
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.executors import WorkerDied, process_map
 from mepipe.frames import FrameFolder
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig, cores
 
@@ -187,8 +190,11 @@ def with_truth(clips: Sequence[Clip], raw: Path) -> list[Clip]:
     path = raw / "truth.csv"
     if not path.is_file():
         return list(clips)
-    with path.open(newline="", encoding="utf-8") as f:
-        rows = [r for r in csv.DictReader(f) if (r.get("apex") or "").isdigit()]
+    try:
+        table = csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8"), newline=""))
+        rows = [r for r in table if re.fullmatch("[0-9]{1,9}", r.get("apex") or "")]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise DataError(f"{path} cannot be read ({e})", do="make the corpus again with mepipe synth") from e
     truth = {(r.get("subject"), r.get("clip")): int(r["apex"]) for r in rows}
     return [replace(c, apex=c.apex if c.apex is not None else truth.get((c.subject, c.name))) for c in clips]
 

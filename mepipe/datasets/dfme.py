@@ -84,7 +84,8 @@ class Dfme(Corpus):
         if number_in(name.partition("_")[0], "sub") != number:
             clip = clip.refused(f"{row.where}: clip {name!r} does not belong to subject {subject!r}")
         ident = row.text("EmotionId")
-        if ident.isdigit() and emotion_word(clip.emotion) != dict(enumerate(EMOTION_IDS)).get(int(ident)):
+        known = re.fullmatch("[0-9]{1,3}", ident)  # isdigit() is true of what int() refuses
+        if known and emotion_word(clip.emotion) != dict(enumerate(EMOTION_IDS)).get(int(ident)):
             clip = clip.refused(f"{row.where}: Emotion {clip.emotion!r} and EmotionId {ident} contradict each other")
         return with_fps(clip, row)
 

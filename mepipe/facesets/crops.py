@@ -6,7 +6,6 @@ their landmarks those of the onset frame, taken through the clip's one transform
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from mepipe.faces import align
 from mepipe.facesets.run import FaceSummary, Job
 from mepipe.facesets.work import Making, make_face, start_worker
 from mepipe.frames import FrameFolder
-from mepipe.limits import JSON_BYTES, read_file
+from mepipe.limits import read_json
 from mepipe.merging import merge_lost
 from mepipe.prepare import wanted
 from mepipe.progress import Progress
@@ -122,9 +121,9 @@ def check_sequence(record: Record, numbers: Sequence[int]) -> None:
 def landmarks_of(folder: Path) -> tuple[tuple[float, float], ...]:
     """The 68 landmarks of a prepared clip in px of its crop; () where it has none."""
     try:
-        said = json.loads(read_file(folder / RECORD, JSON_BYTES))
+        said = read_json(folder / RECORD) or {}
         points, matrix = np.array(said["landmarks"], float), np.array(said["matrix"], float)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, ValueError, KeyError, TypeError):
         return ()
     if points.shape != (68, 2) or matrix.shape != (2, 3) or not np.isfinite(points @ matrix[:, :2].T).all():
         return ()

@@ -8,14 +8,13 @@ WORKSPACE/jobs/<job>/job.json          command, settings, number of tasks, Slurm
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError
-from mepipe.limits import JSON_BYTES, read_file
+from mepipe.limits import read_json
 from mepipe.workspace import Workspace, safe_name, write_json
 
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
@@ -56,8 +55,8 @@ class Job:
         """Raises DataError when the file is missing or damaged."""
         path = folder / "job.json"
         try:
-            return cls(folder=folder, **json.loads(read_file(path, JSON_BYTES)))
-        except (OSError, ValueError, TypeError) as e:
+            return cls(folder=folder, **(read_json(path) or {}))
+        except TypeError as e:
             raise DataError(f"{path} cannot be read ({e})", do="remove its folder and run the command again") from e
 
     def log(self, task: int) -> Path:
@@ -69,10 +68,10 @@ class Job:
     def state(self, task: int) -> dict[str, Any]:
         """What task ``task`` has said of itself; {} before it has begun."""
         try:
-            found = json.loads((self.folder / "tasks" / f"{task}.json").read_bytes())
-        except (OSError, ValueError):
+            found = read_json(self.folder / "tasks" / f"{task}.json", missing_ok=True) or {}
+        except DataError:  # the task says it again
             return {}
-        return found if isinstance(found, dict) and found.get("mark") == self.mark else {}
+        return found if found.get("mark") == self.mark else {}
 
     def say(self, task: int, state: str, **facts: Any) -> None:
         """Write how task ``task`` fares."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mepipe.errors import DataError, UsageError
 from mepipe.faces.align import SIZE, scale_of
 from mepipe.frames import FrameFolder, decode_image, read_bytes
 from mepipe.glance import file_of
+from mepipe.limits import read_json
 
 FEWEST = 4  # stored frames: of onset and apex alone, or with a neighbour each, there is no curve to draw
 
@@ -29,13 +29,9 @@ NO_CHOICE = "the spotter had no choice: two frames, or nothing moves"
 def read_facts(folder: Path, notes: list[str]) -> dict[str, Any]:
     """clip.json; {} with a note where it cannot be read."""
     try:
-        facts = json.loads((folder / RECORD).read_text("utf-8"))
-        if isinstance(facts, dict):
-            return facts
-        why = "no object"
-    except (OSError, ValueError) as e:
-        why = type(e).__name__
-    notes.append(f"no landmarks and no face box: {RECORD} cannot be read ({why})")
+        return read_json(folder / RECORD) or {}
+    except DataError as e:
+        notes.append(f"no landmarks and no face box: {RECORD} cannot be read ({e.what})")
     return {}
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from mepipe.apex.base import DEFAULT
 from mepipe.cliptable import read_records
 from mepipe.clipwork import Record
-from mepipe.errors import UsageError
+from mepipe.errors import DataError, UsageError
+from mepipe.limits import read_json
 from mepipe.progress import Progress
 from mepipe.report.clipfacts import OLDER
 from mepipe.report.counting import count_rows
@@ -175,15 +176,19 @@ def face_words(r: Record) -> str:
     return f"{r.detector}{score}: box {w:.0f} × {h:.0f} px at ({x:.0f}, {y:.0f}){eyes}; aligned by {r.align}"
 
 
+def _words(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _provenance(folder: Path) -> list[tuple[str, str]]:
     """prepare.json in rows; [] where there is none."""
     try:
-        saved = json.loads((folder / "prepare.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        saved = read_json(folder / "prepare.json") or {}
+    except DataError:
         return []
     rows = [("raw data", str(saved.get("raw", ""))), ("finished", str(saved.get("finished", "")))]
     for name in ("detector", "landmarks"):
         rows.append((name, str(saved.get(name) or "none")))
-    rows += [(f"setting {k}", json.dumps(v)) for k, v in dict(saved.get("settings", {})).items() if v is not None]
-    rows += [(f"version of {k}", str(v)) for k, v in dict(saved.get("versions", {})).items()]
+    rows += [(f"setting {k}", json.dumps(v)) for k, v in _words(saved.get("settings")).items() if v is not None]
+    rows += [(f"version of {k}", str(v)) for k, v in _words(saved.get("versions")).items()]
     return rows

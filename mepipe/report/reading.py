@@ -7,12 +7,14 @@ table does not give; metrics.json is compared with them and adds what only it ha
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mepipe.errors import DataError
+from mepipe.limits import TABLE_BYTES, read_file
 from mepipe.workspace import Workspace
 from mepipe_model.evaluate import LEAKY, score
 from mepipe_model.runs import Prediction, Run, find_run, read_json
@@ -91,8 +93,7 @@ def _disagreement(metrics: dict[str, Any], scores: dict[str, Any]) -> list[str]:
 def read_log(path: Path) -> Log:
     """The columns of a fold's log.csv as numbers. Raises DataError when it is absent or damaged."""
     try:
-        with path.open(newline="", encoding="utf-8") as f:
-            rows = list(csv.DictReader(f))
+        rows = list(csv.DictReader(io.StringIO(read_file(path, TABLE_BYTES).decode("utf-8"), newline="")))
         columns = {name: [float(r[name]) for r in rows] for name in (rows[0] if rows else {})}
     except (OSError, ValueError, TypeError, csv.Error) as e:
         raise DataError(f"cannot read {path.name} ({e})") from e

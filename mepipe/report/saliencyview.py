@@ -15,6 +15,7 @@ from mepipe.errors import DataError
 from mepipe.faces.align import SIZE, mean_face
 from mepipe.report.canvas import axes, figure, png
 from mepipe.report.html import Picture, uri
+from mepipe.shards.importing import read_arrays
 
 FILE, FORMAT = "saliency.npz", 1  # as mepipe_model.saliency writes it; that module loads torch
 MAP = "magma"
@@ -57,10 +58,10 @@ def saliency_view(folder: Path, classes: Sequence[str]) -> dict[str, Any] | None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    file = read_arrays(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {name: file[name] for name in ("target", "regions", "occlusion", "maps")}
+        about = json.loads(str(file["about"]))
+        arrays = {name: file[name] for name in ("target", "regions", "occlusion", "maps")}
         if (about["format"], about["version"]) != ("mepipe.saliency", FORMAT):
             raise ValueError(f"it is {about['format']} version {about['version']}")
         n, r = len(about["clips"]), len(about["regions"])
@@ -68,7 +69,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
         if wrong:
             raise ValueError(f"{wrong[0]} has the shape {arrays[wrong[0]].shape}, not {shapes[wrong[0]]}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"{path} cannot be read ({e})", do="make it again, or remove it") from e
     return about, arrays
 

@@ -10,12 +10,12 @@ import atexit
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class _Reader:
         assert self._process.stdout is not None
         descriptor, end = self._process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self._answers:
-            if not select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
+            if not wait([descriptor], max(end - time.monotonic(), 0)):  # select() takes none above 1023
                 raise _Lost(late)
             block = os.read(descriptor, 1 << 16)
             if not block:

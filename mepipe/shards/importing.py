@@ -99,14 +99,7 @@ def _order(channels: Sequence[str]) -> list[int]:
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The text columns, and the values as (N, 3, h, w)."""
-    try:
-        _check_sizes(file)
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except Exception as e:  # numpy's, zipfile's and the header parser's kinds are a dozen
-        raise DataError(f"cannot read {file} as .npz ({type(e).__name__}: {e})") from e
+    arrays = read_arrays(file)
     lacking = [c for c in ("corpus", "subject", "clip", "label3") if c not in arrays]
     if lacking:
         raise DataError(f"{file} has no array {', '.join(lacking)} (there: {', '.join(arrays)})")
@@ -123,6 +116,18 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     if any(FLOW_SHAPE[1] % side for side in values.shape[2:]):
         raise DataError(f"{file}: {values.shape[2]}x{values.shape[3]} does not divide 224x224", do="resize it first")
     return columns, values
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz. Raises DataError for what is none, unpacks to too much, or holds pickled objects."""
+    try:
+        _check_sizes(file)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except DataError:
+        raise
+    except Exception as e:  # numpy's, zipfile's and the header parser's kinds are a dozen
+        raise DataError(f"cannot read {file} as .npz ({type(e).__name__}: {e})") from e
 
 
 def _check_sizes(file: Path) -> None:

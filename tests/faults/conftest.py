@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ def pytest_collection_modifyitems(config, items):
     long = [item for item in items if item.get_closest_marker(LONG)]
     items[:] = [item for item in items if item not in long]
     config.hook.pytest_deselected(items=long)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _interrupts_arrive():
-    """A suite that was started in the background ignores SIGINT, and its children would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
