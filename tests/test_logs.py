@@ -75,7 +75,7 @@ def test_what_a_training_says_on_the_terminal_and_in_its_log_file(run_mepipe, tm
     assert f"command: mepipe -v --log-file {log} train --model ststnet" in text
     assert re.search(r"versions: python 3\.\d+\.\d+, mepipe \d.*numpy.*torch", text)
     assert "epochs = 2 (command line)" in text
-    assert "protocol = loso (default)" in text
+    assert "select = fixed (default)" in text
     assert re.search(r"train: 4 of 4 epochs in [\d.]+ s \([\d.]+/s\)", text)
     assert re.search(r"fold 2/2 casme2_sub0\d", text), "what stderr says is in the log as well"
     assert re.search(r"exit code 0 after [\d.]+ s$", lines[-1])

@@ -44,7 +44,7 @@ from mepipe.workspace import Workspace, write_json, write_text
 from mepipe_model.evaluate import LEAKY, score
 from mepipe_model.metrics import Scores
 from mepipe_model.runs import Prediction, write_predictions
-from mepipe_model.statistics import intervals
+from mepipe_model.statistics import FIGURES, intervals
 
 CLASSES = ("negative", "positive", "surprise")
 SHAPE = (224, 224)
@@ -106,8 +106,9 @@ def make_run(
             rows.append(Prediction(corpus, subject, clip, fold, CLASSES[true], CLASSES[pred], tuple(p)))
             samples.append(Sample(corpus, subject, clip, label3=CLASSES[true], onset=10, apex=20, offset=30))
     settings = TrainConfig(
-        data=("casme2", "samm"), model="merba_tiny", epochs=epochs, batch_size=8, lr=2e-3, select=select
-    )
+        protocol="loso", data=("casme2", "samm"), classes=3, model="merba_tiny", epochs=epochs, batch_size=8, lr=2e-3,
+        select=select,
+    )  # fmt: skip
     write_json(folder / "config.json", config_json(settings, [f"{c}_{s}" for c, s in people], len(rows)))
     for fold in [f"{c}_{s}" for c, s in people][:finished]:
         write_fold(folder / "folds" / fold, [r for r in rows if r.fold == fold], epochs, select)
@@ -212,7 +213,7 @@ def text_of(page: str) -> str:
 def test_the_page_shows_the_pooled_scores_of_its_own_predictions(made, page):
     expected = score(made.rows, CLASSES)
     text = text_of(page)
-    for name in ("UF1", "UAR", "ACC"):
+    for name in FIGURES:
         assert re.search(rf"{name} {expected[name]:.4f} ", text), name
     for corpus, part in expected["per_corpus"].items():
         assert f"{corpus} {part['clips']} {part['UF1']:.4f} {part['UAR']:.4f} {part['ACC']:.4f}" in text
@@ -266,7 +267,7 @@ def test_every_corpus_and_every_part_of_the_test_set_has_scores_with_intervals(t
     expected = score(run.rows, CLASSES, parts)
     for group in ("per_corpus", "per_part"):
         for name, m in expected[group].items():
-            figures = " ".join(f"{m[k]:.4f}" for k in ("UF1", "UAR", "ACC"))
+            figures = " ".join(f"{m[k]:.4f}" for k in FIGURES)
             spans = " ".join(f"{low:.2f} to {high:.2f}" for low, high in m["interval"].values())
             assert f"{name} {m['clips']} {figures} {spans}" in text_of(page)
     assert {w["part"] for w, _ in cells(page) if "part" in w} == {"testA", "testB"}
@@ -408,11 +409,23 @@ def test_oracle_figures_are_only_in_their_own_box(tmp_path):
     page = run.page()
     start, end = page.index("<aside"), page.index("</aside>")
     box, rest = text_of(page[start:end]), text_of(page[:start] + page[end:])
-    figures = {f"{leaky[k]:.4f}" for k in ("UF1", "UAR", "ACC")}
+    figures = {f"{leaky[k]:.4f}" for k in FIGURES}
     assert all(f in box for f in figures)
     assert not any(f in rest for f in figures)
-    assert all(f"oracle (leaky) {k}" in box for k in ("UF1", "UAR", "ACC"))
+    assert all(f"oracle (leaky) {k}" in box for k in FIGURES)
     assert "the last epoch (5) is judged" in rest
+
+
+def test_oracle_figures_of_an_older_version_lack_the_weighted_f1_alone(tmp_path):
+    run = make_run(tmp_path, select="oracle", subjects=12, crops=False, flow=False)
+    leaky = score(run.rows, CLASSES)
+    corpora = leaky["per_corpus"].values()
+    for scores in (leaky, *corpora):
+        del scores["WF1"], scores["interval"]["WF1"]
+    write_json(run.folder / "metrics.json", {**score(run.rows, CLASSES), LEAKY: {**leaky, "selection": LEAKY}})
+    page = run.page()
+    box = text_of(page[page.index("<aside") : page.index("</aside>")])
+    assert f"{leaky['UF1']:.4f} {leaky['UAR']:.4f} {leaky['ACC']:.4f} –" in box
 
 
 def test_an_oracle_log_changes_no_honest_curve(tmp_path):

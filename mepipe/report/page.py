@@ -26,6 +26,7 @@ MEANING = {
     "UF1": "mean F1 of the classes, each counting the same",
     "UAR": "mean recall of the classes, each counting the same",
     "ACC": "share of clips that are right",
+    "WF1": "mean F1 of the classes, each counting as many times as it has clips",
 }
 
 
