@@ -13,7 +13,7 @@ from typing import Any
 from mepipe.cliptable import COLUMNS, cells, read_records, to_csv
 from mepipe.clipwork import ClipTask, Context, Record
 from mepipe.corpuswork import drop_refused, map_clips, usual_of
-from mepipe.datasets import get_corpus
+from mepipe.datasets import get_corpus, list_corpora
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import MepipeError
 from mepipe.faces.find import fits
@@ -136,6 +136,14 @@ def merge_lost(ws: Workspace, name: str) -> str | None:
     missing = sorted(set(range(1, parts[0].share.of + 1)) - {p.share.number for p in parts}) if parts else []
     named = ", ".join(f"{n}/{parts[0].share.of}" for n in missing[:NAMED])
     return f"{name}: only a part of its clips is prepared; {len(missing)} are missing: {named}" if missing else None
+
+
+def prepared_corpora(ws: Workspace) -> list[str]:
+    """Corpora that are prepared; one that has all its parts and no table yet is put together first."""
+    for parts in sorted(ws.root.glob(f"prepared/*/{PARTS}")):
+        if parts.parent.name in list_corpora() and not (parts.parent / "clips.csv").is_file():
+            merge_lost(ws, parts.parent.name)
+    return ws.prepared_corpora()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mepipe.corpuswork import drop_refused, map_clips, second_look
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
 from mepipe.frames import FrameFolder
-from mepipe.merging import Busy, leave_part, merge_parts, own_places, write_results
+from mepipe.merging import Busy, leave_part, merge_parts, own_places, prepared_corpora, write_results
 from mepipe.progress import Progress
 from mepipe.settings import PrepareConfig
 from mepipe.shares import Share
@@ -203,7 +203,7 @@ def counted(ws: Workspace, corpus: str) -> list[str]:
 
 def wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
     """``corpora``, or all that is prepared. Raises DataError for one that is not."""
-    prepared = ws.prepared_corpora()
+    prepared = prepared_corpora(ws)
     for name in corpora:
         if name not in prepared and (ws.faces / f"{safe_name(name)}.json").is_file():
             do = f"train on it: mepipe train --data {name}"

@@ -15,8 +15,8 @@ from mepipe.errors import MepipeError, UsageError
 from mepipe.executors import serial_map, serial_team
 from mepipe.flow.run import flow_corpora
 from mepipe.locks import Holder, lock_path
-from mepipe.merging import PARTS, merge_lost, merge_parts
-from mepipe.prepare import prepare_corpus
+from mepipe.merging import PARTS, merge_lost, merge_parts, prepared_corpora
+from mepipe.prepare import prepare_corpus, wanted
 from mepipe.settings import FlowConfig, PrepareConfig, cores
 from mepipe.shards import open_shards
 from mepipe.shares import Share
@@ -135,6 +135,14 @@ def test_a_merge_that_was_lost_is_repeated_by_who_needs_it(parted):
     stamp = (parted.prepared("casme2") / "clips.csv").stat().st_mtime_ns
     assert merge_parts(parted, get_corpus("casme2"))
     assert stamp == (parted.prepared("casme2") / "clips.csv").stat().st_mtime_ns, "what is merged is left alone"
+
+
+def test_flow_and_report_repeat_a_merge_that_was_lost(parted):
+    before = table(parted)
+    for repeat in (lambda: wanted(parted, []), lambda: wanted(parted, ["casme2"]), lambda: prepared_corpora(parted)):
+        (parted.prepared("casme2") / "clips.csv").unlink()
+        assert repeat() == ["casme2"]
+        assert table(parted) == before
 
 
 def test_parts_that_are_missing_are_named(parted):

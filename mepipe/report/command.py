@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mepipe.errors import UsageError
+from mepipe.merging import prepared_corpora
 from mepipe.progress import Progress
 from mepipe.workspace import Workspace
 
@@ -33,7 +34,7 @@ def report(
     if is_run(ws, name):
         return _of_run(ws, name, saliency, progress)
     _only_runs(saliency)
-    if name in ws.prepared_corpora():
+    if name in prepared_corpora(ws):
         from mepipe.report.corpus import report_corpus
 
         return report_corpus(ws, name, progress)
