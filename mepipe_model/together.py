@@ -59,15 +59,24 @@ class Group:
         """Give every process the gradient of the whole batch of ``count`` clips."""
         if self.size == 1:
             return
-        with_gradient = [p for p in parameters if p.requires_grad]
-        for p in with_gradient:
+        wanting = [p for p in parameters if p.requires_grad]
+        used = self._used(wanting)
+        for p in used:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         share = 1.0 if count >= self.size else 1 / self.size  # of a small batch all have computed the same
-        for bucket in _buckets([p.grad for p in with_gradient if p.grad is not None]):
+        for bucket in _buckets([p.grad for p in used if p.grad is not None]):
             flat = torch.cat([g.flatten() for g in bucket]) * share
             dist.all_reduce(flat)
             for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
+
+    def _used(self, wanting: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+        """Those that have a gradient in any process: an optimizer leaves the others alone, weight decay and all."""
+        if not wanting:
+            return []
+        has = torch.tensor([p.grad is not None for p in wanting], dtype=torch.uint8, device=wanting[0].device)
+        dist.all_reduce(has, op=dist.ReduceOp.MAX)
+        return [p for p, yes in zip(wanting, has.tolist(), strict=True) if yes]
 
     def alike(self, model: nn.Module) -> nn.Module:
         """``model`` with the weights of the first process; on CUDA batch norms see the whole batch."""

@@ -42,6 +42,7 @@ def gradients(count: int) -> list[torch.Tensor]:
     group, model = together.group(), network()
     if group.rank:
         nn.init.zeros_(model[0].weight)  # alike gives it the first one's
+    model.idle = nn.Parameter(torch.ones(2))
     model = group.alike(model)
     generator = torch.Generator().manual_seed(count)
     x, target = torch.randn(count, 5, generator=generator), torch.arange(count) * 3 % 4
@@ -50,7 +51,8 @@ def gradients(count: int) -> list[torch.Tensor]:
     assert out.shape == (count, 4)
     weighed(out, target).backward()
     group.sum_gradients(model.parameters(), count)
-    return [p.grad.clone() for p in model.parameters()]
+    assert model.idle.grad is None, "no weight decay for what took no part"
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
 def checked(count: int) -> list[list[float]]:
