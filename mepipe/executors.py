@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import MepipeError
+from mepipe.errors import MepipeError, UsageError
 from mepipe.registry import Registry
 
 DYING = 10.0  # seconds from the end of a worker's pipe to its exit status
@@ -40,6 +40,13 @@ def _remedy() -> str:
 
 
 EXECUTORS: Registry[Callable[..., Iterator[tuple[int, Any]]]] = Registry("executor")
+
+
+def check_here(executor: str, command: str) -> None:
+    """Raises UsageError for work that is to be sent to a cluster: what is called works on this machine."""
+    if executor not in EXECUTORS:
+        what = f"executor {executor!r}: this call works on this machine"
+        raise UsageError(what, do=f"mepipe.jobs.send(workspace, {command!r}, ...) sends it to a cluster")
 
 
 class WorkerDied(MepipeError):

@@ -23,6 +23,7 @@ from mepipe.clipwork import ClipTask, Context, Record, needed_frames, settle_fra
 from mepipe.corpuswork import drop_refused, map_clips, second_look
 from mepipe.datasets.base import Clip, Corpus
 from mepipe.errors import DataError, UsageError
+from mepipe.executors import check_here
 from mepipe.frames import FrameFolder
 from mepipe.merging import Busy, leave_part, merge_parts, own_places, prepared_corpora, write_results
 from mepipe.progress import Progress
@@ -103,6 +104,7 @@ def prepare_corpus(
     """
     config = config or PrepareConfig()
     check_for_clips(config)
+    check_here(config.executor, "prepare")
     started = time.monotonic()
     context = Context.of(config)  # first: a wrong option is told before a corpus is read
     all_clips, folders = corpus.survey(raw, sheet=config.sheet, corrections=config.corrections)

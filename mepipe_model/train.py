@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.errors import MepipeError
+from mepipe.executors import check_here
 from mepipe.locks import living
 from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
@@ -94,6 +95,7 @@ def train_run(
     """
     config = config or TrainConfig()
     say = say or (lambda line: None)
+    check_here(config.executor, "train")
     if config.resume:
         config = resumed(ws, config)
     plan = make_plan(ws, resolved(settled(ws, config)))

@@ -12,15 +12,19 @@ import time
 import pytest
 from tinyflow import quick, samples, write_flow
 
+from mepipe.datasets import get_corpus
 from mepipe.errors import MepipeError, UsageError
+from mepipe.flow.run import flow_corpora
 from mepipe.jobs import queue, send, status
 from mepipe.jobs.job import DONE, FAILED, RUNNING, WAITING, Job, job_folder
 from mepipe.jobs.queue import Entry
 from mepipe.jobs.submit import minutes
 from mepipe.jobs.task import THREADS, Task
 from mepipe.jobs.tasks import SILENT, _judged
-from mepipe.settings import ClusterConfig, FlowConfig, PrepareConfig
+from mepipe.prepare import prepare_corpus
+from mepipe.settings import ClusterConfig, FlowConfig, PrepareConfig, TrainConfig
 from mepipe.workspace import Workspace
+from mepipe_model.train import train_run
 
 
 @pytest.fixture
@@ -255,3 +259,16 @@ def test_squeue_is_read_and_a_missing_one_is_no_answer(monkeypatch):
     monkeypatch.setattr(queue, "_run", lambda *command: None)
     assert queue.ask(["7_0"]) is None
     assert queue.array_limit() == 1000
+
+
+@pytest.mark.parametrize("command", ["prepare", "flow", "train"])
+def test_what_works_here_is_not_asked_to_send(command, tmp_path):
+    ws, corpus = Workspace(tmp_path), get_corpus("casme2")
+    calls = {
+        "prepare": lambda: prepare_corpus(ws, corpus, tmp_path, PrepareConfig(executor="slurm")),
+        "flow": lambda: flow_corpora(ws, [], FlowConfig(executor="slurm")),
+        "train": lambda: train_run(ws, TrainConfig(executor="slurm")),
+    }
+    with pytest.raises(UsageError, match=r"works on this machine") as e:
+        calls[command]()
+    assert f"mepipe.jobs.send(workspace, '{command}'" in e.value.do

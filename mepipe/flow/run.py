@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mepipe.executors import check_here
 from mepipe.flow.cut import cuts_of, remove_others
 from mepipe.flow.engine import Engine
 from mepipe.flow.output import Made, Output, Part
@@ -98,6 +99,7 @@ def flow_corpora(
     """
     config, care = config or FlowConfig(), care or Care()
     parameters(config)  # first: a wrong value is told before anything is read
+    check_here(config.executor, "flow")
     started = time.monotonic()
     engine, why = choose_engine(config)
     names = wanted(ws, corpora)
