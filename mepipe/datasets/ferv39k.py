@@ -3,7 +3,7 @@
 Layout   2_ClipsforFaceCrop/<scene>/<emotion>/<clip>/*.jpg       Action/Happy/0267/; face crops, taken as they are
 Lists    4_setups/All_scenes/train_All.csv, test_All.csv: lines of a path and an emotion, "Action/Happy/0267 Happy"; a
          first line without a path is a header
-Source   Wang et al., CVPR 2022; the layout as five public loaders read it (docs/corpora/ferv39k.md)
+Source   Wang et al., CVPR 2022; the layout as public loaders read it (docs/corpora/ferv39k.md)
 """
 
 from __future__ import annotations

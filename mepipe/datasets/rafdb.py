@@ -3,7 +3,7 @@
 Layout   basic/EmoLabel/list_patition_label.txt      one line per image: train_00001.jpg 5
          basic/Image/aligned/train_00001_aligned.jpg 100x100 px, taken as they are; Image/original/ is not read
 Labels   1 surprise, 2 fear, 3 disgust, 4 happiness, 5 sadness, 6 anger, 7 neutral
-Source   Li, Deng, Du, CVPR 2017; the layout as ten public loaders read it (docs/corpora/rafdb.md)
+Source   Li, Deng, Du, CVPR 2017; the layout as public loaders read it (docs/corpora/rafdb.md)
 """
 
 from __future__ import annotations
