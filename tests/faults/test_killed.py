@@ -1,6 +1,6 @@
 """Every command is killed at random moments and run again; the result must equal an uninterrupted run's.
 
-In short five kills of each command (ten of flow), with ``-m long`` forty and more.
+In short one kill of each command (ten of flow), with ``-m slow`` five, with ``-m long`` forty and more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from faultkit import (
 
 from mepipe.workspace import TEMP_MARK
 
-FEW_OR_MANY = pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.long)])
+FEW_OR_MANY = pytest.mark.parametrize(
+    "kills", [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.long)]
+)
 
 
 @pytest.fixture
