@@ -176,6 +176,7 @@ def test_other_programs_are_called_as_they_can_be():
         assert (ROOT / name).is_file(), name
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_the_pages_write_them(tmp_path, monkeypatch, run_mepipe):
     """The getting-started page from an empty folder, then RUN, by the real command line, most of it in this process."""
     monkeypatch.chdir(tmp_path)

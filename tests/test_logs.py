@@ -62,6 +62,7 @@ def test_progress_has_rate_and_time_left_on_a_terminal_and_a_line_a_stage(tmp_pa
     assert (code, text) == (0, "")
 
 
+@pytest.mark.slow
 def test_what_a_training_says_on_the_terminal_and_in_its_log_file(run_mepipe, tmp_path, work):
     log = tmp_path / "logs" / "night.log"
     code, text = on_a_terminal(["-v", "--log-file", str(log), "train", *WORDS], tmp_path)

@@ -90,6 +90,7 @@ def test_flow_keeps_the_shards_that_were_finished_when_the_disk_was_full(small_w
     assert samples(folder / "ws") == right
 
 
+@pytest.mark.slow
 def test_train_keeps_the_folds_that_were_finished_when_the_disk_was_full(small_work, disk):
     folder = disk(12)
     shutil.copytree(small_work / "flow", folder / "ws/flow")

@@ -110,6 +110,7 @@ def test_ctrl_c_in_a_terminal_stops_flow_and_keeps_its_pairs(small_work, tmp_pat
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_stops_train_and_keeps_its_folds(small_work, tmp_path, jobs):
     """Folds in this process, and folds in processes of their own."""
     shutil.copytree(small_work / "flow", tmp_path / "ws/flow")

@@ -1,6 +1,6 @@
 """Every command is killed at random moments and run again; the result must equal an uninterrupted run's.
 
-In short one kill of each command (ten of flow), with ``-m slow`` five, with ``-m long`` forty and more.
+In short one kill of prepare, with ``-m slow`` five of each command (ten of flow), with ``-m long`` forty and more.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from faultkit import (
 
 from mepipe.workspace import TEMP_MARK
 
-FEW_OR_MANY = pytest.mark.parametrize(
-    "kills", [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.long)]
-)
+SEVERAL = [pytest.param(5, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.long)]
+FEW_OR_MANY = pytest.mark.parametrize("kills", [1, *SEVERAL])
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_prepare_killed_at_random_moments_gives_the_same_crops(made, tmp_path, j
     judge("prepare", random_kills(target, *both(tmp_path, None, ""), kills, seed=0))
 
 
-@FEW_OR_MANY
+@pytest.mark.parametrize("kills", SEVERAL)
 def test_train_killed_at_random_moments_gives_the_same_predictions(made, tmp_path, judge, kills):
     """With a resumable state after every epoch, so that most kills find one."""
     args = ["-w", "ws", "train", "--model", "merba_tiny", "--epochs", "3", "--jobs", "2", "--threads", "1"]
@@ -78,6 +77,7 @@ def test_flow_killed_at_moments_over_all_its_time_gives_the_same_values(made, tm
     judge("flow", random_kills(Target(args, samples, "flow"), whole, killed, 40, seed=3))
 
 
+@pytest.mark.slow
 def test_flow_killed_ten_times_at_random_moments_gives_the_same_values(made, tmp_path, tally):
     """Each kill gets a third of the work done, most often."""
     args = ["-w", "ws", "flow", "--engine", "opencv", "--shard-size", "2", "--pad", "8", "--warps", "2"]

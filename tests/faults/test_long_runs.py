@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells memory and handles there")
+@pytest.mark.slow
 def test_memory_and_handles_do_not_grow_with_the_number_of_clips():
     """Flow of the later two thirds alone would be 50 MB, held in memory."""
     from runpy import run_path

@@ -12,6 +12,7 @@ from security.targets import TARGETS
 INPUTS = 300
 
 
+@pytest.mark.slow
 def test_every_parser_gives_a_value_or_one_of_our_errors():
     results = fuzz(list(TARGETS), INPUTS)
     assert all(r.tried == INPUTS for r in results)
