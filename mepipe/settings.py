@@ -251,6 +251,10 @@ class TrainConfig(Checked):
         None, "noise added to training clips, in standard deviations of the scaled flow; default: the recipe "
         "(paper: 0)", low=0.0, high=10.0,
     )  # fmt: skip
+    erase: float | None = option(
+        None, "probability that a training face loses a rectangle of 2 to 10 % of it; default: the recipe "
+        "(fermam: 0.5)", low=0.0, high=1.0,
+    )  # fmt: skip
     order: str | None = option(
         None, "clips of an epoch: shuffled, or as listed; default: the recipe (paper: shuffled)",
         choices=("shuffled", "listed"),

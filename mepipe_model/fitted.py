@@ -15,7 +15,7 @@ from mepipe_model.models import model_info
 # Settings of gradient steps; a fitted model takes none
 STEPS = (
     "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "decay", "sam", "warmup", "cooldown",
-    "clip_norm", "flip", "shift", "noise", "order",
+    "clip_norm", "flip", "shift", "noise", "erase", "order",
 )  # fmt: skip
 
 

@@ -277,10 +277,11 @@ class _Training:
         return batch._replace(x=self.scale(batch.x)) if isinstance(batch, Looked) else self.scale(batch)
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """A scaled batch of flow, shifted and with noise; faces are left as they are."""
+        """A scaled batch of flow, shifted and with noise, or of faces, some with a rectangle erased."""
         if isinstance(batch, Looked):
-            return batch
-        return augmented(batch, self.config.shift or 0.0, self.config.noise or 0.0, generator)
+            return batch._replace(x=self._augmented(batch.x, generator))
+        how = self.config
+        return augmented(batch, how.shift or 0.0, how.noise or 0.0, generator, how.erase or 0.0)
 
     def _forward(self, batch: Batch) -> Tensor:
         """Raw outputs of a scaled batch."""

@@ -54,6 +54,8 @@ def make_plan(ws: Workspace, config: TrainConfig, *, elsewhere: str | None = Non
     kind = config.input or "flow"
     if kind != "flow" and (config.shift or config.noise):
         raise UsageError("--shift and --noise go with flow, not with faces", do="leave them out")
+    if kind == "flow" and config.erase:
+        raise UsageError("--erase goes with faces, not with flow", do="leave it out")
     corpora, composite = wanted_corpora(ws, config.data, kind)
     data = open_data(ws, kind, corpora, config.classes, composite)
     if not len(data):

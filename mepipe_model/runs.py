@@ -41,6 +41,7 @@ LATER: dict[str, Any] = {
     "head_motion": "keep",
     "shift": 0.0,
     "noise": 0.0,
+    "erase": 0.0,
     "decay": 0.98,
     "sam": 0.0,
 }

@@ -1,12 +1,16 @@
-"""Shifts and noise of training batches: what they change, and what they must not."""
+"""Shifts, noise and erased rectangles of training batches: what they change, and what they must not."""
 
 import pytest
 import torch
 
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
-from mepipe_model.augment import augmented, shifted
+from mepipe.workspace import Workspace
+from mepipe_model.augment import augmented, erased, shifted
+from mepipe_model.facedata import Looked
+from mepipe_model.fold import _Training
 from mepipe_model.recipes import resolved
+from mepipe_model.train import train_run
 
 
 def drawn(seed=0):
@@ -68,3 +72,51 @@ def test_models_that_prepare_their_own_input_refuse_both(name):
     with pytest.raises(UsageError, match=f"--{name}: ststnet prepares its own input"):
         resolved(TrainConfig(model="ststnet", **{name: 0.1}))
     assert getattr(resolved(TrainConfig(model="merba")), name) == 0.0
+
+
+def test_a_rectangle_of_2_to_10_percent_is_erased_in_every_channel_and_frame():
+    faces = torch.rand(300, 2, 3, 50, 40, generator=drawn(3)) + 1
+    out = erased(faces, 1.0, drawn())
+    gone = out == 0
+    assert torch.equal(gone, gone[:, :1, :1].expand_as(gone)), "the same places everywhere"
+    shares, tall = [], []
+    for before, after, hole in zip(faces, out, gone[:, 0, 0], strict=True):
+        rows, columns = hole.any(1), hole.any(0)
+        assert torch.equal(hole, rows[:, None] & columns[None]), "a rectangle"
+        assert torch.equal(before[..., ~hole], after[..., ~hole]), "nothing else changes"
+        shares.append(float(hole.float().mean()))
+        tall.append(float(rows.sum() / columns.sum()))
+    assert 0.015 < min(shares) < 0.03
+    assert 0.09 < max(shares) < 0.11
+    assert min(tall) < 0.45
+    assert max(tall) > 2.2
+    assert bool(gone[:, 0, 0].any(0)[6:-6, 6:-6].all()), "every place is erased at times, corners seldom"
+
+
+def test_as_many_faces_are_erased_as_asked_for_and_none_twice_the_same():
+    faces = torch.ones(2000, 3, 16, 16)
+    out = augmented(faces, 0.0, 0.0, drawn(), 0.25)
+    assert (out == 0).flatten(1).any(1).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert bool((faces == 1).all()), "the batch that came is left alone"
+    assert not torch.equal(out, augmented(faces, 0.0, 0.0, drawn(1), 0.25))
+
+
+def test_landmarks_stay_with_the_faces_that_are_erased():
+    training = object.__new__(_Training)
+    training.config = TrainConfig(erase=1.0)
+    faces, points = torch.ones(4, 3, 16, 16), torch.rand(4, 68, 2)
+    out = training._augmented(Looked(faces, points), drawn())
+    assert bool((out.x == 0).flatten(1).any(1).all())
+    assert out.points is points
+
+
+def test_flow_is_not_erased(tmp_path):
+    with pytest.raises(UsageError, match="--erase goes with faces, not with flow"):
+        train_run(Workspace(tmp_path), TrainConfig(model="merba_tiny", erase=0.5))
+
+
+def test_fermam_erases_faces_and_never_flow():
+    assert resolved(TrainConfig(model="fermam", input="image")).erase == 0.5
+    assert resolved(TrainConfig(model="fermam")).erase == 0.0
+    assert resolved(TrainConfig(model="fermam", input="image", erase=0.1)).erase == 0.1
+    assert resolved(TrainConfig()).erase == 0.0
