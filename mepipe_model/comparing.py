@@ -20,6 +20,7 @@ from mepipe.shards import list_shards
 from mepipe.workspace import Workspace, digest, safe_name, write_text
 from mepipe_model.evaluate import LEAKY, run_metrics
 from mepipe_model.fitted import STEPS, is_fitted
+from mepipe_model.launched import check_alone
 from mepipe_model.models import model_info
 from mepipe_model.running import Say
 from mepipe_model.runs import Run, find_run
@@ -141,6 +142,7 @@ def compare_models(
     config, say, models = config or TrainConfig(), say or (lambda line: None), list(dict.fromkeys(models))
     if len(models) < 2:
         raise UsageError(f"compare needs two models, got {' '.join(models) or 'none'}", do="see mepipe models")
+    check_alone("compare")
     if config.select == "oracle":
         raise UsageError(f"--select oracle is {LEAKY}: no table is made of it", do="use fixed or inner")
     configs = {m: settings_for(config, m) for m in models}

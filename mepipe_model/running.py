@@ -19,6 +19,7 @@ from mepipe.settings import cores
 from mepipe.stopping import Stopped
 from mepipe.workspace import Workspace, write_text
 from mepipe_model.announce import fold_line
+from mepipe_model.launched import Launch, folds_launched, follow, launched
 from mepipe_model.plan import Plan
 from mepipe_model.protocols import Fold
 from mepipe_model.queueing import Failure, fold_queue, guarded, slots
@@ -38,27 +39,13 @@ def run_folds(
     does not end the others.  Returns fold id -> reason of those that failed.  Raises Stopped when the task that this
     is was asked to end.
     """
-    if not folds:
+    launch = launched()
+    if not folds and launch is None:
         return {}
-    threads = plan.config.threads or 1
-    jobs = 1 if plan.config.executor == "serial" else plan.config.jobs
-    together = plan.config.ddp
-    devices = (
-        slots(plan.device, len(folds), jobs, max(1, cores() // threads), gpus(plan.device))
-        if together == 1
-        else devices_together(plan.device, together, gpus(plan.device))
-    )
     ids, failed, stopped, started = [f.id for f in folds], {}, list[str](), time.monotonic()
-    worker = (ws.root, run.folder, threads)
-    apart = plan.config.executor != "serial" and (len(devices) > 1 or slow_to_stop(plan))
-    queue: Any = fold_queue
-    if together > 1:
-        from mepipe_model.together import folds_together as queue
-    results = queue(_train, ids, devices, _start, worker) if apart or together > 1 else _here(ids, devices[0], worker)
-    if together > 1:
-        say(f"each fold on {', '.join(devices)} together")
-    elif len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda"):
-        say(f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}")
+    results, told = _at_work(plan, ids, (ws.root, run.folder, plan.config.threads or 1), launch)
+    if told:
+        say(told)
     with closing(results), watching(run, ids, plan.config.epochs or 0, progress):
         for done, (i, result) in enumerate(results, start=1):
             if isinstance(result, Failure) and result.stopped:
@@ -71,6 +58,34 @@ def run_folds(
     if stopped:
         raise Stopped(f"{stopped[0]}; {len(stopped)} folds go on when the task is started again")
     return failed
+
+
+def _at_work(
+    plan: Plan, ids: Sequence[str], worker: tuple[Any, ...], launch: Launch | None
+) -> tuple[Generator[tuple[int, Any], None, None], str]:
+    """(index, result) of the folds as they are trained, and what there is to say of where."""
+    together = plan.config.ddp
+    if launch:
+        where = [launch.device(plan.device)]
+        return folds_launched(_train, ids, where, _start, worker), f"each fold in {launch.size} processes of torchrun"
+    if together > 1:
+        from mepipe_model.together import folds_together
+
+        devices = devices_together(plan.device, together, gpus(plan.device))
+        return folds_together(_train, ids, devices, _start, worker), f"each fold on {', '.join(devices)} together"
+    serial = plan.config.executor == "serial"
+    at_once = max(1, cores() // (plan.config.threads or 1))
+    devices = slots(plan.device, len(ids), 1 if serial else plan.config.jobs, at_once, gpus(plan.device))
+    several = len(set(devices)) > 1 or (len(devices) > 1 and plan.device == "cuda")
+    told = f"{len(devices)} folds at once on {', '.join(dict.fromkeys(devices))}" if several else ""
+    if not serial and (len(devices) > 1 or slow_to_stop(plan)):
+        return fold_queue(_train, ids, devices, _start, worker), told
+    return _here(ids, devices[0], worker), told
+
+
+def follow_folds(plan: Plan, launch: Launch) -> None:
+    """Train the folds that the first process of torchrun trains, with it."""
+    follow(_train, launch.device(plan.device), _start)
 
 
 def devices_together(kind: str, count: int, gpus: Sequence[str]) -> list[str]:

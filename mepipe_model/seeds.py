@@ -17,6 +17,7 @@ from mepipe.progress import Progress
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace, digest, safe_name, write_json
 from mepipe_model.evaluate import LEAKY, run_metrics
+from mepipe_model.launched import check_alone
 from mepipe_model.running import Say
 from mepipe_model.runs import Run, decisive, differences, find_run
 from mepipe_model.statistics import FIGURES
@@ -106,7 +107,8 @@ def train_seeds(
 
 
 def checked_seeds(config: TrainConfig, seeds: Sequence[int]) -> list[int]:
-    """The seeds, each once. Raises UsageError for fewer than two, or with --seed or --resume."""
+    """The seeds, each once. Raises UsageError for fewer than two, or with --seed, --resume or torchrun."""
+    check_alone("--seeds")
     seeds = list(dict.fromkeys(seeds))
     if len(seeds) < 2:
         raise UsageError(f"--seeds {' '.join(map(str, seeds))}: a spread needs two seeds", do="one seed is --seed N")

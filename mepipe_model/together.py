@@ -128,6 +128,29 @@ def join(device: str, rank: int, size: int, port: int, setup: Callable[..., None
     setup(device, *args)
 
 
+def join_launched(device: str) -> None:
+    """Make this process one of those that torchrun has started."""
+    global _group  # a process belongs to one group
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    _group = Group(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """The end of ``join_launched``."""
+    global _group
+    _group = ALONE
+    dist.destroy_process_group()
+
+
+def shared_words(words: Any) -> Any:
+    """What the first process gives, in every process."""
+    box = [words]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
 def folds_together(
     fn: Callable[[Any], Any],
     items: Sequence[Any],

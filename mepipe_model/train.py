@@ -25,11 +25,12 @@ from mepipe_model.announce import recipe_lines, start_lines
 from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.inputs import folder_of, settled
+from mepipe_model.launched import launched, with_launch
 from mepipe_model.loggers import telling
 from mepipe_model.plan import Plan, make_plan
 from mepipe_model.protocols import Fold, chosen
 from mepipe_model.recipes import model_options, resolved
-from mepipe_model.running import Say, run_folds
+from mepipe_model.running import Say, follow_folds, run_folds
 from mepipe_model.runs import FORMAT, VERSION, Run, find_run, run_name, train_config, writable_run
 
 PATIENCE = 60.0  # seconds to wait for another part that is pooling
@@ -98,11 +99,17 @@ def train_run(
     check_here(config.executor, "train")
     if config.resume:
         config = resumed(ws, config)
+    launch = launched()
+    config = with_launch(config, launch)
     plan = make_plan(ws, resolved(settled(ws, config)))
     if plan.config.compile:
         need_compiler()
     share = Share.parse(config.shard)
     wanted = picked(chosen(plan.folds, config.folds), share)
+    if launch and launch.rank:
+        if not config.dry_run:
+            follow_folds(plan, launch)
+        return Outcome(ws.runs, None, [])  # the first process tells
     if config.dry_run:
         return Outcome(ws.runs, None, recipe_lines(plan, wanted))
     name = planned_name(plan)

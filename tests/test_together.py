@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,10 +17,13 @@ from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
 from mepipe.workspace import Workspace
 from mepipe_model import together
+from mepipe_model.comparing import compare_models
 from mepipe_model.facedata import Looked
 from mepipe_model.fold import _Training
+from mepipe_model.launched import Launch, with_launch
 from mepipe_model.queueing import Failure
 from mepipe_model.running import devices_together
+from mepipe_model.seeds import checked_seeds
 from mepipe_model.together import ALONE, Group, folds_together
 from mepipe_model.train import train_run
 
@@ -172,3 +177,52 @@ def test_more_processes_than_gpus_and_models_without_steps_are_refused(tmp_path)
     pytest.importorskip("sklearn")
     with pytest.raises(UsageError, match="bi_woof is fitted at once, and --ddp shares steps"):
         train_run(ws, TrainConfig(model="bi_woof", device="cpu", ddp=2))
+
+
+def torchrun(folder, *words: str) -> subprocess.CompletedProcess[str]:
+    """``mepipe -w FOLDER train WORDS`` by two processes of torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command += [sys.executable, "-m", "mepipe", "-w", str(folder), "train", "--model", "ststnet", "--device", "cpu"]
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_run_of_ddp_and_goes_on_with_it(tmp_path):
+    words = ("--batch-size", "2", "--epochs", "2", "--threads", "1")
+    for place in ("here", "there"):
+        write_flow(Workspace(tmp_path / place), samples("casme2", ["sub01", "sub02"]))
+    config = quick(model="ststnet", ddp=2, batch_size=2, epochs=2, threads=1, device="cpu")
+    ours = train_run(Workspace(tmp_path / "here"), config).folder
+    done = torchrun(tmp_path / "there", *words, "--folds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "each fold in 2 processes of torchrun" in done.stderr
+    done = torchrun(tmp_path / "there", *words)
+    assert "1 of 2 folds are done" in done.stderr
+    assert done.stdout.count("UF1") == 1, "the first process alone tells"
+    theirs = tmp_path / "there" / "runs" / ours.name
+    for name in ("predictions.csv", "folds/casme2_sub01/weights.safetensors", "folds/casme2_sub02/log.csv"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert torchrun(tmp_path / "there", *words).returncode == 0, "nothing is left, and nobody waits"
+
+
+@pytest.mark.slow
+def test_torchrun_ends_all_where_one_cannot_begin(tmp_path):
+    done = torchrun(tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def test_under_torchrun_its_number_of_processes_counts(monkeypatch):
+    assert with_launch(TrainConfig(ddp=3), None).ddp == 3
+    launch = Launch(rank=1, size=4, local=1)
+    assert with_launch(TrainConfig(), launch).ddp == 4
+    assert with_launch(TrainConfig(ddp=4), launch).ddp == 4
+    assert (launch.device("cuda"), launch.device("cpu")) == ("cuda:1", "cpu")
+    with pytest.raises(UsageError, match="--ddp is 2, and torchrun has started 4 processes"):
+        with_launch(TrainConfig(ddp=2), launch)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="--seeds under torchrun"):
+        checked_seeds(TrainConfig(), [0, 1])
+    with pytest.raises(UsageError, match="compare under torchrun"):
+        compare_models(Workspace("."), ["ststnet", "merba"], TrainConfig())
