@@ -19,7 +19,7 @@ from mepipe.frames import FrameFolder, is_video
 from mepipe.glance import file_of, glance
 from mepipe.media import open_media
 from mepipe.progress import Progress
-from mepipe.verify import BAD_ROW, LEFT_OVER, MUST_FAIL, REPAIRED, Finding, Verification, counted, of_counts
+from mepipe.verify import BAD_ROW, COUNTS, LEFT_OVER, MUST_FAIL, REPAIRED, Finding, Verification, counted, of_counts
 
 LENGTH = 16  # frames of a sequence that ``deep`` decodes
 
@@ -46,6 +46,7 @@ def verify_faces(
     left_over = unnamed(corpus, clips, folders)
     findings += [Finding(LEFT_OVER, str(p.relative_to(raw)), "no row of the annotation names it") for p in left_over]
     findings += of_counts(corpus, clips, usable)
+    findings += of_parts(corpus, clips)
     counts: dict[str, Any] = counted(clips, usable, findings)
     named = len({c.frames for c in clips if c.frames})
     counts |= {"folders": named + len(left_over), "named": named, "copies": 0, "left_over": len(left_over), "other": 0}
@@ -69,10 +70,19 @@ def _of_clip(clip: Clip, deep: bool) -> Iterator[Finding]:
         yield Finding(NO_FRAME, clip.id, why)
 
 
+def of_parts(corpus: FaceCorpus, clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Parts are named and one of them is missing, so that the corpus's own protocol cannot be followed."""
+    there = {c.split for c in clips if not c.problem} & {"train", "test"}
+    if len(there) == 1:
+        (absent,) = {"train", "test"} - there
+        what = f"no clip is of the part {absent}: the list or folder of it is missing, and holdout cannot be trained"
+        yield Finding(COUNTS, corpus.name, what)
+
+
 def looked_at(clip: FaceClip, path: Path) -> str:
     """Why the files of a clip cannot be whole, as far as little of them tells; "" when nothing is seen."""
-    if clip.pixels is not None:
-        return ""
+    if clip.pixels is not None:  # numbers in a text: they are read as fast as looked at
+        return decoded(clip)
     if path.is_dir():
         folder = FrameFolder(path)
         ends = dict.fromkeys((folder.numbers[0], folder.numbers[-1]))

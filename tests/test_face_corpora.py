@@ -69,6 +69,32 @@ def test_ferplus_pixels_votes_and_parts(tmp_path):
         get_corpus("ferplus").clips(raw)
 
 
+@pytest.mark.parametrize("longer", ["fer2013.csv", "fer2013new.csv"])
+def test_ferplus_pixels_and_votes_are_of_one_length(longer, tmp_path):
+    happy = (0, 10, 0, 0, 0, 0, 0, 0, 0, 0)
+    raw = tinyfaces.ferplus(tmp_path, [("Training", happy)] * 3)
+    lines = (raw / longer).read_text().splitlines()
+    (raw / longer).write_text("\n".join([*lines, lines[-1]]) + "\n")
+    with pytest.raises(DataError, match=f"{longer} has more rows than"):
+        get_corpus("ferplus").clips(raw)
+
+
+def test_verify_reads_pixels_that_are_written_as_numbers(tmp_path):
+    happy = (0, 10, 0, 0, 0, 0, 0, 0, 0, 0)
+    raw = tinyfaces.ferplus(tmp_path, [("Training", happy), ("PrivateTest", happy), ("Training", happy)])
+    lines = (raw / "fer2013.csv").read_text().splitlines()
+    lines[2] = lines[2].replace(" 7 ", " 999 ", 1)
+    (raw / "fer2013.csv").write_text("\n".join(lines) + "\n")
+    (wrong,) = [f for f in verify_corpus(get_corpus("ferplus"), raw).findings if f.grade == "must-fail"]
+    assert "no picture of 48x48 numbers" in wrong.text
+
+
+def test_a_part_that_is_missing_is_told(tmp_path):
+    raw = tinyfaces.affectnet(tmp_path, [("training", "1/a.jpg", 1), ("training", "1/b.jpg", 2)])
+    found = [f.text for f in verify_corpus(get_corpus("affectnet"), raw).findings]
+    assert any("no clip is of the part test" in text for text in found)
+
+
 def test_affectnet_lists_arrays_and_folders(tmp_path):
     lists = tinyfaces.affectnet(tmp_path / "lists", [
         ("training", "1/a.jpg", 1), ("training", "1/b.jpg", 9), ("validation", "2/a.jpg", 7),
@@ -155,6 +181,19 @@ def test_class_folders_with_parts_and_a_table(tmp_path):
     first, *rest = get_corpus("image-folder").clips(tmp_path / "raw")
     assert (first.name, first.emotion, first.subject, first.problem) == ("top", "calm", "p1", "")
     assert all(c.problem for c in rest)
+
+
+def test_a_quoted_table_keeps_people_apart_and_a_row_that_says_too_little_is_refused(tmp_path):
+    for name in "abcd":
+        tinyfaces.picture(tmp_path / "raw" / f"{name}.jpg")
+    rows = ('"file","class","Subject","split"', '"a.jpg","joy","p1","Train"', '"b.jpg","joy","p2","trian"',
+            '"c.jpg","joy","",""', '"d.jpg","joy","p3",""')  # fmt: skip
+    tinyfaces.write(tmp_path / "raw" / "labels.csv", "\n".join(rows))
+    a, b, c, d = get_corpus("image-folder").clips(tmp_path / "raw")
+    assert (a.subject, a.split, a.problem) == ("p1", "train", "")
+    assert "labels.csv row 3: unknown split 'trian'; known: train, " in b.problem
+    assert c.problem == "labels.csv row 4: no subject, in a table that has them"
+    assert (d.subject, d.split, d.problem) == ("p3", "", "")
 
 
 def test_a_picture_that_is_a_link_out_of_the_corpus_is_refused(tmp_path):

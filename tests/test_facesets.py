@@ -13,10 +13,12 @@ from tinyfaces import SETS, coloured, colours, put_faces
 from tinyflow import quick
 
 from mepipe import get_corpus
+from mepipe.clipwork import Tools
+from mepipe.datasets.facecorpus import FaceClip
 from mepipe.errors import DataError, UsageError
 from mepipe.facesets import faces_of_crops, prepare_faces
 from mepipe.facesets.run import read_table, summary_lines
-from mepipe.facesets.work import ABSENT
+from mepipe.facesets.work import ABSENT, find
 from mepipe.settings import FacesConfig, PrepareConfig, TrainConfig
 from mepipe.shards import Faces, Sample, ShardFile, ShardWriter, open_shards, verify_shards
 from mepipe.shardtools import describe, table
@@ -289,3 +291,24 @@ def test_every_corpus_goes_all_the_way(corpus, tmp_path):
     if media is not None:
         (answer,) = predict_many(ws, outcome.folder.name, inputs_of([media])).answers
         assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("points", "box", "told"),
+    [
+        (((0.0, 0.0),) * 68, (), "its landmark area is on no face (0x0 px at 0, 0"),
+        (
+            tuple((5000.0 + i, 5000.0 + i) for i in range(68)),
+            (),
+            "its landmark area is on no face (67x67 px at 5000",
+        ),
+        ((), (9000.0, 9000.0, 50.0, 50.0), "its box is on no face (50x50 px at 9000, 9000"),
+        ((), (5.0, 5.0, 1.0, 1.0), "its box is on no face (1x1 px"),
+    ],
+)
+def test_landmarks_and_boxes_that_miss_the_picture_refuse_their_row(points, box, told):
+    names, facts = ("affectnet", "", "a"), {"where": "training.csv row 2", "points": points, "box": box}
+    clip = FaceClip(*names, None, None, None, 0.0, "anger", **facts)
+    with pytest.raises(DataError) as e:
+        find(np.zeros((100, 120, 3), np.uint8), clip, Tools.__new__(Tools), as_is=False)
+    assert str(e.value).startswith(f"training.csv row 2: {told}")

@@ -199,9 +199,10 @@ def text_lines(path: Path, limit: int = 10_000) -> Iterator[tuple[int, str]]:
             yield n, line.strip()
 
 
-def table_rows(path: Path, needs: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+def table_rows(path: Path, needs: Sequence[str], may: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, str]]]:
     """(row from 2, its cells by column) of a CSV whose first row has the columns ``needs``, whatever their case.
 
+    may: further columns; a row has those that the first row has.
     Raises DataError that names the file and what is wrong.
     """
     try:
@@ -211,10 +212,11 @@ def table_rows(path: Path, needs: Sequence[str]) -> Iterator[tuple[int, Mapping[
         absent = [name for name in needs if name.casefold() not in header]
         if absent:
             raise DataError(f"{path} has no column {', '.join(absent)}", do="check that it is this corpus's list")
+        wanted = [*needs, *(name for name in may if name.casefold() in header)]
         for row in rows:
             if any(cell.strip() for cell in row):
                 cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
-                yield rows.line_num, {name: cells.get(name.casefold(), "") for name in needs}
+                yield rows.line_num, {name: cells.get(name.casefold(), "") for name in wanted}
     except (FileNotFoundError, UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"{path} cannot be read as CSV ({e})", do="copy the list that came with the corpus") from e
 

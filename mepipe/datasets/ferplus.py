@@ -12,6 +12,7 @@ Source   Barsoum et al., ICMI 2016 (arXiv 1608.01041) and the rules of its relea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from mepipe.datasets.base import CORPORA, Clip, FrameFolders
@@ -42,11 +43,12 @@ class FerPlus(FaceCorpus):
             raise DataError(f"{self.title}: no fer2013.csv in {raw}", do="copy the pixels of FER2013 there")
         rows = table_rows(path, ("Usage", "Image name", *CLASSES, *OTHERS))
         places = pixel_rows(pixels)
-        for (n, row), (number, at, usage) in zip(rows, places, strict=False):
+        for found, place in zip_longest(rows, places):
+            if found is None or place is None:
+                which = (path, pixels) if place is None else (pixels, path)
+                raise DataError(f"{which[0]} has more rows than {which[1].name}", do="take both from one release")
+            (n, row), (number, at, usage) = found, place
             yield self._clip(f"{path.name} row {n}", number, row, pixels, at, usage)
-        if (more := next(rows, None)) or next(places, None):
-            which = (path, pixels) if more else (pixels, path)
-            raise DataError(f"{which[0]} has more rows than {which[1].name}", do="take both from one release")
 
     def _clip(self, where: str, number: int, row: Mapping[str, str], pixels: Path, at: int, usage: str) -> Clip:
         cells = [row[name] for name in CLASSES + OTHERS]

@@ -6,13 +6,13 @@ Sheet    optional: labels.csv with the columns file, class, and if you have them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mepipe.datasets.base import CORPORA, Clip, FrameFolders
 from mepipe.datasets.facecorpus import VIDEO_SUFFIXES, FaceClip, FaceCorpus, Media, lists, table_rows, walk
 from mepipe.datasets.folders import IMAGE_SUFFIXES
-from mepipe.errors import DataError, UsageError
+from mepipe.errors import UsageError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "testing": "test"}  # fmt: skip
@@ -49,16 +49,16 @@ class ClassFolders(FaceCorpus):
 
     def _listed(self, raw: Path, path: Path) -> Iterator[Clip]:
         media = Media(raw)
-        with_columns = {"subject": "", "split": ""}
-        needs = ["file", "class", *(name for name in with_columns if name in _header(path))]
-        for n, row in table_rows(path, needs):
+        for n, row in table_rows(path, ("file", "class"), ("subject", "split")):
             where = f"{path.name} row {n}"
             found = media.below(row["file"])
             parts = tuple(row["file"].replace("\\", "/").split("/"))
             clip = self._clip(where, parts, row["class"], found)
             split = row.get("split", "")
-            clip = clip.noted(subject=row.get("subject", ""), split=SPLITS.get(split.casefold(), split))
-            yield clip if row["class"] else clip.refused(f"{where}: no class")
+            clip = clip.noted(subject=row.get("subject", ""), split=SPLITS.get(split.casefold(), ""))
+            if wrong := wrong_in(row):
+                clip = clip.refused(f"{where}: {wrong}")
+            yield clip
 
     def _clip(self, where: str, parts: tuple[str, ...], emotion: str, media: Path | None) -> Clip:
         stem = Path(parts[-1]).stem if media is None or media.is_file() else parts[-1]
@@ -66,12 +66,16 @@ class ClassFolders(FaceCorpus):
         return FaceClip(self.name, "", name, None, None, None, 0.0, emotion, where=where, frames=media)
 
 
-def _header(path: Path) -> set[str]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as f:
-            return {cell.strip().casefold() for cell in f.readline(10_000).split(",")}
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}", do="check the permissions") from e
+def wrong_in(row: Mapping[str, str]) -> str:
+    """Why a row of labels.csv says too little to be trained or tested on; "" for one that is right."""
+    split = row.get("split", "")
+    if not row["class"]:
+        return "no class"
+    if split and split.casefold() not in SPLITS:
+        return f"unknown split {split[:40]!r}; known: {', '.join(SPLITS)}"
+    if row.get("subject") == "":  # it would stand as a person of its own, also beside clips of the same person
+        return "no subject, in a table that has them"
+    return ""
 
 
 @CORPORA.register("image-folder")

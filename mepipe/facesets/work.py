@@ -20,6 +20,7 @@ from mepipe.media import OneImage, open_media, resampled
 from mepipe.settings import PrepareConfig
 from mepipe.workspace import MACHINE, digest, machine_error
 
+SMALLEST = 12  # px of a face: the detectors' smallest is 20 and more
 ABSENT = np.full((68, 2), np.nan, np.float32)  # landmarks where none were found
 OF_THE_CLIP = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT)  # others may still be readable, so it is refused
 
@@ -222,8 +223,13 @@ def candidates(count: int) -> Iterator[int]:
 
 
 def aligning(found: Found) -> np.ndarray:
-    """The transform of the source into the crop."""
-    return align.matrix_from_box(found.face.box) if found.points is None else align.matrix_from_landmarks(found.points)
+    """The transform of the source into the crop. Raises DataError for landmarks that say nothing of a face."""
+    if found.points is None:
+        return align.matrix_from_box(found.face.box)
+    try:
+        return align.matrix_from_landmarks(found.points)
+    except ValueError as e:
+        raise DataError(f"no face to align by: {e}", do="correct the box or the landmarks of the row") from e
 
 
 @dataclass(frozen=True)
@@ -242,9 +248,11 @@ def find(image: np.ndarray, clip: FaceClip, tools: Tools, as_is: bool) -> Found 
     if clip.points:
         points = np.array(clip.points)
         low, high = points.min(0), points.max(0)
-        return Found(Face((*low, *(high - low)), 1.0, "of the corpus"), points)
+        face = Face((*low, *(high - low)), 1.0, "of the corpus")
+        return Found(on_picture(face, image, clip, "landmark area"), points)
     if clip.box:
         box = Face((clip.box[0], clip.box[1], clip.box[2], clip.box[3]), 1.0, "of the corpus")
+        on_picture(box, image, clip, "box")
         return Found(box, tools.predictor.points(image, box.box) if tools.predictor else None)
     looked = resized(image) if as_is else image
     faces = tools.detector.detect(looked, subject=clip.subject, clip=clip.name)
@@ -254,6 +262,17 @@ def find(image: np.ndarray, clip: FaceClip, tools: Tools, as_is: bool) -> Found 
             return back(Found(face, points), _resizing(image)) if as_is else Found(face, points)
         faces = [f for f in faces if f is not face]
     return None
+
+
+def on_picture(face: Face, image: np.ndarray, clip: FaceClip, what: str) -> Face:
+    """``face``, which the corpus states. Raises DataError for one that is tiny or mostly off the picture."""
+    x, y, width, height = face.box
+    seen_x = min(x + width, image.shape[1]) - max(x, 0)
+    seen_y = min(y + height, image.shape[0]) - max(y, 0)
+    if min(width, height) < SMALLEST or seen_x < width / 2 or seen_y < height / 2:
+        at = f"{width:.0f}x{height:.0f} px at {x:.0f}, {y:.0f} in a picture of {image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"{clip.where}: its {what} is on no face ({at})", do="correct the row, or leave them out of it")
+    return face
 
 
 def back(found: Found, matrix: np.ndarray) -> Found:
