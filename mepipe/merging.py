@@ -135,7 +135,8 @@ def merge_lost(ws: Workspace, name: str) -> str | None:
     parts = read_parts(folder)
     missing = sorted(set(range(1, parts[0].share.of + 1)) - {p.share.number for p in parts}) if parts else []
     named = ", ".join(f"{n}/{parts[0].share.of}" for n in missing[:NAMED])
-    return f"{name}: only a part of its clips is prepared; {len(missing)} are missing: {named}" if missing else None
+    named += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return f"{name}: only a part of its clips is prepared; missing parts: {named}" if missing else None
 
 
 def prepared_corpora(ws: Workspace) -> list[str]:

@@ -150,7 +150,7 @@ def test_parts_that_are_missing_are_named(parted):
     text = part.read_text()
     part.unlink()
     try:
-        assert merge_lost(parted, "casme2").endswith("1 are missing: 1/2")
+        assert merge_lost(parted, "casme2").endswith("missing parts: 1/2")
     finally:
         part.write_text(text)
 
