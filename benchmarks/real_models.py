@@ -48,7 +48,8 @@ TRIALS: dict[str, dict[str, Any]] = {
     "28 px, dropped, noise, shift": REAL | {"options": ("input_size=28", *FIRM, SMOOTH), "noise": 0.3, "shift": 1 / 14},
     "56 px, dropped, noise, shift": REAL | {"options": ("input_size=56", *FIRM, SMOOTH), "noise": 0.3, "shift": 1 / 14},
 }
-JUDGED: dict[str, dict[str, Any]] = {"ststnet": STSTNET}
+CHOSEN = "28 px, dropped, shift"  # by the search
+JUDGED: dict[str, dict[str, Any]] = {"ststnet": STSTNET, CHOSEN: TRIALS[CHOSEN]}
 
 
 def main() -> int:
