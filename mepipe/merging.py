@@ -139,11 +139,15 @@ def merge_lost(ws: Workspace, name: str) -> str | None:
     return f"{name}: only a part of its clips is prepared; missing parts: {named}" if missing else None
 
 
-def prepared_corpora(ws: Workspace) -> list[str]:
-    """Corpora that are prepared; one that has all its parts and no table yet is put together first."""
+def prepared_corpora(ws: Workspace, asked: Sequence[str] = ()) -> list[str]:
+    """Corpora that are prepared; one that has all its parts and no table yet is put together first.
+
+    asked: those the command is about, none for all: what is damaged elsewhere is no concern of it.
+    """
     for parts in sorted(ws.root.glob(f"prepared/*/{PARTS}")):
-        if parts.parent.name in list_corpora() and not (parts.parent / "clips.csv").is_file():
-            merge_lost(ws, parts.parent.name)
+        name = parts.parent.name
+        if name in (asked or list_corpora()) and not (parts.parent / "clips.csv").is_file():
+            merge_lost(ws, name)
     return ws.prepared_corpora()
 
 

@@ -205,7 +205,7 @@ def counted(ws: Workspace, corpus: str) -> list[str]:
 
 def wanted(ws: Workspace, corpora: Sequence[str]) -> list[str]:
     """``corpora``, or all that is prepared. Raises DataError for one that is not."""
-    prepared = prepared_corpora(ws)
+    prepared = prepared_corpora(ws, corpora)
     for name in corpora:
         if name not in prepared and (ws.faces / f"{safe_name(name)}.json").is_file():
             do = f"train on it: mepipe train --data {name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tinyflow import quick, samples, write_flow
 
 from mepipe.datasets import get_corpus
-from mepipe.errors import MepipeError, UsageError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import serial_map, serial_team
 from mepipe.flow.run import flow_corpora
 from mepipe.locks import Holder, lock_path
@@ -143,6 +144,18 @@ def test_flow_and_report_repeat_a_merge_that_was_lost(parted):
         (parted.prepared("casme2") / "clips.csv").unlink()
         assert repeat() == ["casme2"]
         assert table(parted) == before
+
+
+def test_parts_of_a_corpus_that_is_not_asked_for_are_left_alone(parted):
+    other = parted.prepared("samm") / PARTS
+    other.mkdir(parents=True)
+    good = parted.prepared("casme2") / PARTS
+    for name in ("1of2", "2of2"):
+        (other / f"{name}.json").write_bytes((good / f"{name}.json").read_bytes())  # and their rows are gone
+    assert wanted(parted, ["casme2"]) == ["casme2"]
+    with pytest.raises(DataError, match="rows is missing or no file"):
+        wanted(parted, [])
+    shutil.rmtree(other.parent)
 
 
 def test_parts_that_are_missing_are_named(parted):

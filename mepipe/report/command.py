@@ -34,7 +34,7 @@ def report(
     if is_run(ws, name):
         return _of_run(ws, name, saliency, progress)
     _only_runs(saliency)
-    if name in prepared_corpora(ws):
+    if name in prepared_corpora(ws, [name]):
         from mepipe.report.corpus import report_corpus
 
         return report_corpus(ws, name, progress)
