@@ -243,6 +243,7 @@ def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) 
         send_away(ws, "train", [], config, cluster, as_json, seeds)
         return
     from mepipe.summaries import of_train
+    from mepipe_model.launched import launched
     from mepipe_model.seeds import train_seeds
     from mepipe_model.train import train_run
 
@@ -252,6 +253,8 @@ def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) 
             outcome = train_seeds(ws, config, seeds, tick, progress.say)
         else:
             outcome = train_run(ws, config, tick, progress.say)
+    if (launch := launched()) and launch.rank:
+        return  # the first process of torchrun tells
     pages = []
     if outcome.folders:
         from mepipe.report import report_run

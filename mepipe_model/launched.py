@@ -58,17 +58,17 @@ def check_alone(what: str) -> None:
 def folds_launched(
     fn: Callable[[Any], Any],
     items: Sequence[Any],
-    devices: Sequence[str],
+    device: str,
     setup: Callable[..., None],
-    setup_args: tuple[Any, ...] = (),
+    setup_args: tuple[Any, ...],
 ) -> Generator[tuple[int, Any], None, None]:
     """``together.folds_together`` of the first process, with those that ``follow``; a failure is the last result."""
     from mepipe_model.together import join_launched, leave, shared_words
 
-    join_launched(devices[0])
+    join_launched(device)
     try:
         shared_words((list(items), setup_args))
-        setup(devices[0], *setup_args)
+        setup(device, *setup_args)
         for index, item in enumerate(items):
             result = guarded(fn, item)
             yield index, result

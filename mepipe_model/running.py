@@ -66,8 +66,8 @@ def _at_work(
     """(index, result) of the folds as they are trained, and what there is to say of where."""
     together = plan.config.ddp
     if launch:
-        where = [launch.device(plan.device)]
-        return folds_launched(_train, ids, where, _start, worker), f"each fold in {launch.size} processes of torchrun"
+        folds = folds_launched(_train, ids, launch.device(plan.device), _start, worker)
+        return folds, f"each fold in {launch.size} processes of torchrun"
     if together > 1:
         from mepipe_model.together import folds_together
 

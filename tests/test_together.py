@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -202,7 +203,9 @@ def test_torchrun_gives_the_run_of_ddp_and_goes_on_with_it(tmp_path):
     theirs = tmp_path / "there" / "runs" / ours.name
     for name in ("predictions.csv", "folds/casme2_sub01/weights.safetensors", "folds/casme2_sub02/log.csv"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-    assert torchrun(tmp_path / "there", *words).returncode == 0, "nothing is left, and nobody waits"
+    done = torchrun(tmp_path / "there", *words, "--json")
+    assert done.returncode == 0, "nothing is left, and nobody waits"
+    assert json.loads(done.stdout)["runs"], "one object, of the first process"
 
 
 @pytest.mark.slow
