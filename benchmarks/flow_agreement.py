@@ -1,10 +1,11 @@
-"""How closely the engines agree with OpenCV, and OpenCV with itself, over 12 pairs of 224 x 224.
+"""How closely the engines agree with OpenCV, and OpenCV with itself, over many pairs of 224 x 224.
 
-    python benchmarks/flow_agreement.py [--out benchmarks/results/flow_agreement.json]
+    python benchmarks/flow_agreement.py [--draws 8] [--out benchmarks/results/flow_agreement.json]
 
 Difference of the flow in px.  "opencv, perturbed": the same pair with noise of 1e-4 grey levels, the size of
 float rounding; no engine can agree better than that.  "late stops": pairs whose mean differs by over 1e-3 px,
-because some warp ran an iteration more or less.
+because some warp ran an iteration more or less.  "outside": pairs beyond what docs/flow.md promises at default settings:
+a mean of 2e-4 px, a 99th percentile of 2e-3, a largest difference of 0.05.  draws: of the noise.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SETTINGS = {
     "pad 0": TVL1Params(pad=0),
 }
 PERTURBATION = 1e-4  # grey levels
+MEAN, P99, WORST = 2e-4, 2e-3, 0.05  # px
 
 
 def perturbed(images: np.ndarray) -> np.ndarray:
@@ -53,29 +55,37 @@ def differences(onset: np.ndarray, apex: np.ndarray, params: TVL1Params) -> dict
 
 def summary(difference: np.ndarray) -> dict[str, float]:
     """(pairs, H, W) px -> figures; mean and 99th percentile are medians over the pairs."""
-    means = difference.mean(axis=(1, 2))
+    means, worst = difference.mean(axis=(1, 2)), difference.max(axis=(1, 2))
+    p99 = np.percentile(difference, 99, axis=(1, 2))
     return {
         "mean": float(np.median(means)),
-        "p99": float(np.median(np.percentile(difference, 99, axis=(1, 2)))),
+        "p99": float(np.median(p99)),
         "max": float(difference.max()),
         "worst mean": float(means.max()),
         "late stops": int((means > 1e-3).sum()),
+        "outside": int(((means > MEAN) | (p99 > P99) | (worst > WORST)).sum()),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS / "flow_agreement.json")
     options = parser.parse_args()
 
     torch.set_num_threads(1)  # threads that wait in a spin slow a busy machine down
-    pairs = [pair(peak, noise) for peak in PEAKS for noise in NOISES.values()]
+    pairs = [
+        pair(peak, noise, seed=draw)
+        for peak in PEAKS
+        for noise in NOISES.values()
+        for draw in range(options.draws if noise else 1)
+    ]
     onset, apex = (np.stack([p[i] for p in pairs]) for i in (0, 1))
     table = {
         label: {name: summary(d) for name, d in differences(onset, apex, params).items()}
         for label, params in SETTINGS.items()
     }
-    columns = ("mean", "p99", "max", "worst mean", "late stops")
+    columns = ("mean", "p99", "max", "worst mean", "late stops", "outside")
     print(f"{'settings':10}{'engine':20}" + "".join(f"{c:>12}" for c in columns))
     for label, rows in table.items():
         for name, row in rows.items():
