@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 from mepipe.errors import DataError, MepipeError
@@ -154,7 +155,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temp = temp_beside(path)
     try:
         make_folder(path.parent)
+        temp.touch()
+        mode = S_IMODE(temp.stat().st_mode)  # what the user's umask gives
         yield temp
+        if S_IMODE(temp.stat().st_mode) != mode:  # safetensors makes files that nobody else can read
+            temp.chmod(mode)
         fsync(temp)
         temp.replace(path)
         fsync(path.parent)

@@ -244,6 +244,15 @@ def fail_halfway(target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_file_can_be_read_by_whom_the_umask_lets(tmp_path):
+    """A shared workspace has several users, and what writes weights makes files for one."""
+    with atomic_file(tmp_path / "file") as temp:
+        temp.write_bytes(b"weights")
+        temp.chmod(0o600)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):
     target = tmp_path / "file"
     write_bytes(target, b"old")
