@@ -182,6 +182,35 @@ def test_why_a_task_failed_is_in_its_state(ws, tmp_path, monkeypatch, program, r
     assert str(e.value) == job.state(1)["reason"] == reason
 
 
+@pytest.mark.parametrize(
+    ("state", "accepts", "says"),
+    [
+        ("RUNNING", True, (WAITING, "made way for another job and is queued again")),
+        ("RUNNING", False, (FAILED, "ended by Slurm (scancel or preemption); its work is kept")),
+        ("CANCELLED", True, (FAILED, "ended by Slurm (scancel or preemption); its work is kept")),
+    ],
+)
+def test_a_task_that_must_end_asks_to_be_queued_again_unless_it_was_cancelled(
+    ws, tmp_path, monkeypatch, state, accepts, says
+):
+    """Slurm does not queue a task again that ends by itself within a partition's GraceTime."""
+    asked = tmp_path / "asked"
+    answers = {"squeue": f"echo '7_2|{state}|None|node'", "scontrol": f'echo "$@" >{asked}; exit {int(not accepts)}'}
+    for name, line in answers.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    job = job_of(ws)
+    with pytest.raises(SystemExit):
+        Task(str(job.folder), 2)._terminated()
+    said = job.state(2)
+    assert (said["state"], said["reason"]) == says
+    assert asked.is_file() == (state == "RUNNING")
+    assert state != "RUNNING" or asked.read_text() == "requeue 7_2\n"
+
+
 def replace_python(tmp_path, monkeypatch, program):
     """The process of the work is ``program`` instead."""
     fake = tmp_path / "python"

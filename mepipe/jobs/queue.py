@@ -54,6 +54,17 @@ def ask(jobs: Iterable[str]) -> dict[str, Entry] | None:
     return found
 
 
+def is_running(job: str) -> bool:
+    """Whether ``job`` runs, to Slurm: not when it was cancelled, but still when it has time to make way for another."""
+    entry = (ask([job]) or {}).get(job)
+    return entry is not None and entry.state == "RUNNING"
+
+
+def queue_again(job: str) -> bool:
+    """End ``job`` and queue it once more. Returns whether Slurm does."""
+    return _run("scontrol", "requeue", job) is not None
+
+
 def array_limit() -> int:
     """Tasks that one array may have here: MaxArraySize of the cluster."""
     told = _run("scontrol", "show", "config") or ""

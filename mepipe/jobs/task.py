@@ -4,7 +4,8 @@ The work is in a process of its own, so that its death, whatever it is of, is to
 way only.  Slurm sends them to every process of a task; all but the watching one ignore them.
 
 SIGUSR2   the time limit is near: keep what there is, be queued again (submitit's handler, which calls ``checkpoint``)
-SIGTERM   scancel or preemption: keep what there is, end
+SIGTERM   scancel or preemption: keep what there is, end.  Who must make way for another job and has time for it (a
+          partition's GraceTime) is not queued again by Slurm when it ends by itself: it asks for that
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mepipe.jobs.job import DONE, FAILED, RUNNING, WAITING, Job
+from mepipe.jobs.queue import is_running, queue_again
 from mepipe.locks import slurm_job
 from mepipe.stopping import STOPPED, VARIABLE
 from mepipe.workspace import make_folder
@@ -107,6 +109,10 @@ class Task:
         job = Job.load(Path(self.folder))
         self._stop(job, TERMINATED)
         attempt = job.state(self.number).get("attempt", 1)
+        if is_running(slurm_job()):
+            job.say(self.number, WAITING, attempt=attempt, reason="made way for another job and is queued again")
+            if queue_again(slurm_job()):
+                sys.exit(128 + signal.SIGTERM)
         job.say(self.number, FAILED, attempt=attempt, reason="ended by Slurm (scancel or preemption); its work is kept")
         sys.exit(128 + signal.SIGTERM)
 

@@ -56,8 +56,12 @@ InactiveLimit=0
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,requeue_delay=0
 MinJobAge=600
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=cpu Nodes={names} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PartitionName=cpu Nodes={names} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1 GraceTime=20
+PartitionName=hasty Nodes={names} MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1
+PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -158,7 +162,7 @@ class Cluster:
 
     def wait_for_nodes(self) -> None:
         def ready() -> bool:
-            states = self.ask("sinfo", "--noheader", "--Node", "--format=%T").split()
+            states = self.ask("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T").split()
             return len(states) == len(NODES) and set(states) == {"idle"}
 
         wait_until(ready, "the nodes", STARTING)

@@ -163,6 +163,21 @@ def test_a_time_limit_is_survived_as_often_as_it_comes(lab):
     assert lab.epochs("sub01") >= first, "it went on where it was"
 
 
+@pytest.mark.parametrize("partition", ["cpu", "hasty"], ids=["20 s of grace", "no grace"])
+def test_who_makes_way_for_a_better_partition_goes_on_afterwards(lab, partition):
+    """Slurm preempts by requeueing: the task is told, ends, and its next attempt goes on from the epochs kept."""
+    lab.train("--epochs", 100000, "--run", "mine", "--folds", 1, "--partition", partition)
+    lab.begun("sub01")
+    first = lab.epochs("sub01")
+    urgent = ("--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 15")
+    lab.cluster.ask("sbatch", *urgent)
+    tasks = lab.until(lambda t: t[1]["attempts"] >= 2 and t[1]["state"] == "running", "an attempt after the urgent job")
+    assert tasks[1]["reason"] == ""
+    lab.cluster.ask("scancel", "--user=root")
+    lab.until(lambda t: states(t) == ["failed"], "cancelled")
+    assert lab.epochs("sub01") >= first, "it went on where it was"
+
+
 def test_a_drained_node_and_a_restarted_controller_lose_nothing(lab):
     lab.train("--epochs", 30, "--run", "mine", "--parallel", 1)
     lab.cluster.ask("scontrol", "update", "NodeName=one", "State=DRAIN", "Reason=test")
