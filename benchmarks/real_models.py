@@ -37,7 +37,7 @@ SEARCHED, SEEDS = 2, (1, 2, 3)  # folds of seed 0; seeds that are judged
 COMMON: dict[str, Any] = {"data": ("3db",), "protocol": "kfold", "k": 5, "weights": "none", "threads": 1}
 STSTNET: dict[str, Any] = {"model": "ststnet", "epochs": 40, "batch_size": 32, "lr": 5e-4, "order": "shuffled"}
 # A quarter as wide as published, 16 times fewer products: at its full width an epoch takes a minute and more of a core
-HTNET = STSTNET | {"model": "htnet", "lr": 2e-4, "options": ("dim=64",)}
+HTNET = STSTNET | {"model": "htnet", "epochs": 20, "lr": 2e-4, "options": ("dim=64",)}
 REAL: dict[str, Any] = {"model": "merba_tiny", "epochs": 40, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1}
 FIRM = ("drop_rate=0.2", "drop_path=0.3")
 SMOOTH = "label_smoothing=0.1"
