@@ -21,6 +21,8 @@ from mepipe import __version__, progress
 from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply, take
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
+from mepipe.ending import CODE as ENDED
+from mepipe.ending import Terminated, heed_sigterm
 from mepipe.errors import MepipeError, one_line
 from mepipe.jobcommands import send_away, status
 from mepipe.logs import LOG, Session, told_error
@@ -29,7 +31,7 @@ from mepipe.shardcommands import shards
 from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
 
-INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
+INTERRUPTION = "interrupted", 130  # as shells say it: 128 and the number of SIGINT
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 VARIABLE = "_MEPIPE_COMPLETE"  # what click asks for completions by
@@ -525,6 +527,7 @@ def main(args: list[str] | None = None) -> None:
         from mepipe.completion import attach
 
         attach(cli)
+    heed_sigterm()
     try:
         code = cli.main(args, prog_name="mepipe", standalone_mode=False, obj=session)
         _flush()
@@ -538,8 +541,10 @@ def main(args: list[str] | None = None) -> None:
         code = 2
     except click.ClickException as e:
         code = _fail(_usage(e), 2, debug)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted; what is finished is kept, the same command goes on", INTERRUPTED, debug)
+    except (KeyboardInterrupt, click.Abort) as e:
+        # click makes an Abort of it
+        how, code = ("ended by SIGTERM", ENDED) if Terminated in (type(e), type(e.__cause__)) else INTERRUPTION
+        code = _fail(f"{how}; what is finished is kept, the same command goes on", code, debug)
     except BrokenPipeError:  # the reader of our stdout (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -553,11 +558,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _leave(code: int) -> None:
-    """End the process; at once after Ctrl-C, for what is to be kept is on the disk by then.
+    """End the process; at once after Ctrl-C or SIGTERM, for what is to be kept is on the disk by then.
 
     Python's own way out takes a second with torch loaded, and OpenCV aborts where a thread is in the middle of a pair.
     """
-    if code == INTERRUPTED or any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
+    if code in (INTERRUPTION[1], ENDED) or any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
         with contextlib.suppress(OSError):
             _flush()
         sys.stderr.flush()

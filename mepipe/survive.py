@@ -23,6 +23,7 @@ from mepipe.errors import MepipeError
 from mepipe.executors import die_with_parent, undisturbed
 
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGKILL}
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 STILLBORN = 2  # deaths in a row with no pair at work: then it is not for a pair
 SLOTS, SLOT = 2048, 512  # pairs at work at once, bytes for the name of one: a subject and a clip have 100 each at most
 
@@ -94,9 +95,10 @@ def survive(say: Callable[[str], None]) -> Care:
             child = _fork()
             if child == 0:
                 return care
-            before = signal.signal(signal.SIGINT, lambda *_, child=child: _pass_on(child))
+            before = {s: signal.signal(s, lambda number, _, child=child: _pass_on(child, number)) for s in PASSED_ON}
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if -code not in CRASHES:
             if code or care.last:
                 _leave(code)
@@ -134,10 +136,10 @@ def _interrupt_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _pass_on(child: int) -> None:
-    """A Ctrl-C meant for the command; from a terminal the child has it already, and takes only one."""
+def _pass_on(child: int, number: int) -> None:
+    """A Ctrl-C or SIGTERM meant for the command; the child may have it already (a terminal), and takes only one."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGINT)
+        os.kill(child, number)
 
 
 def _leave(code: int) -> None:

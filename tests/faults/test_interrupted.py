@@ -1,4 +1,4 @@
-"""Ctrl-C: every command stops within two seconds, keeps what is finished, and exits with 130."""
+"""Ctrl-C: every command stops within two seconds, keeps what is finished, and exits with 130; SIGTERM, with 143."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from faultkit import QUICK_FLOW, clip_records, crops, done, leftovers, predictio
 from mepipe.shards import open_shards
 
 SAYS = "error: interrupted; what is finished is kept, the same command goes on"
+ENDED = SAYS.replace("interrupted", "ended by SIGTERM")
 
 
-def interrupted(process, whole_group=False):
-    """Ctrl-C, and what has to follow."""
+def interrupted(process, whole_group=False, by=signal.SIGINT):
+    """Ctrl-C, or what a scheduler sends, and what has to follow."""
     if whole_group:  # as a terminal does it: to all processes at once
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, by)
     else:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
     begin = time.monotonic()
     said = process.communicate(timeout=30)[1]
     assert time.monotonic() - begin < 2
-    assert process.returncode == 130
-    assert said.strip().splitlines()[-1] == SAYS
+    assert process.returncode == 128 + by
+    assert said.strip().splitlines()[-1] == (SAYS if by == signal.SIGINT else ENDED)
     assert said.count("error: ") == 1
     assert "Traceback" not in said
     return said
@@ -47,6 +48,25 @@ def test_ctrl_c_stops_soon_and_keeps_what_is_finished(made, tmp_path):
     until(lambda: clip_records(tmp_path / "ws"))
     interrupted(process)
     assert clip_records(tmp_path / "ws")
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("command", ["prepare", "flow", "train"])
+def test_sigterm_gives_the_lock_back(small, small_env, small_work, tmp_path, command, whole_group):
+    """A lock left behind would keep machines that share the folder out of it."""
+    for folder in {"prepare": [], "flow": ["prepared"], "train": ["flow"]}[command]:
+        shutil.copytree(small_work / folder, tmp_path / "ws" / folder)
+    args = {
+        "prepare": [*small.prepare, "--jobs", "2"],
+        "flow": ["flow", *QUICK_FLOW, "--inner", "700", "--jobs", "1", "--epsilon", "0"],
+        "train": ["train", "--model", "ststnet", "--epochs", "2000", "--jobs", "2", "--threads", "1"],
+    }[command]
+    process = start(["-w", "ws", *args], tmp_path, env=small_env, start_new_session=True)
+    until(lambda: list(tmp_path.glob("ws/.locks/*.json")))
+    time.sleep(0.5)
+    interrupted(process, whole_group, by=signal.SIGTERM)
+    assert not list(tmp_path.glob("ws/.locks/*.json"))
+    assert not leftovers(tmp_path)
 
 
 def begun(args, cwd):
