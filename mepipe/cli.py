@@ -18,13 +18,13 @@ from typing import Any
 import click
 
 from mepipe import __version__, progress
-from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply, take
+from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.ending import CODE as ENDED
 from mepipe.ending import Terminated, heed_sigterm
 from mepipe.errors import MepipeError, one_line
-from mepipe.jobcommands import send_away, status
+from mepipe.jobcommands import send_away, status, take_cluster
 from mepipe.logs import LOG, Session, told_error
 from mepipe.settings import PAIR_THREAD, ClusterConfig, FacesConfig, FlowConfig, PrepareConfig, TrainConfig
 from mepipe.shardcommands import shards
@@ -119,7 +119,7 @@ def prepare(ws: Workspace, corpus: str, raw: Path, as_json: bool, **options: Any
     from mepipe.prepare import prepare_any, summary_lines
     from mepipe.summaries import of_prepare
 
-    cluster, config = take(options, ClusterConfig), PrepareConfig(**options)
+    cluster, config = take_cluster(options), PrepareConfig(**options)
     if config.executor == "slurm":
         send_away(ws, "prepare", [corpus, str(raw)], config, cluster, as_json)
         return
@@ -192,7 +192,7 @@ def apex_evaluate(
 @click.pass_obj
 def flow(ws: Workspace, corpora: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Compute TV-L1 flow from onset to apex of all that is prepared, or of CORPORA, into HDF5 shards."""
-    cluster, config = take(options, ClusterConfig), FlowConfig(**options)
+    cluster, config = take_cluster(options), FlowConfig(**options)
     if config.executor == "slurm":
         send_away(ws, "flow", corpora, config, cluster, as_json)
         return
@@ -240,7 +240,7 @@ SEEDS = click.option(
 @click.pass_obj
 def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
-    cluster, config = take(options, ClusterConfig), TrainConfig(**options)
+    cluster, config = take_cluster(options), TrainConfig(**options)
     if config.executor == "slurm":
         send_away(ws, "train", [], config, cluster, as_json, seeds)
         return

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mepipe import progress
-from mepipe.clioptions import JSON, Command, reply
-from mepipe.errors import MepipeError
+from mepipe.clioptions import JSON, Command, reply, take
+from mepipe.errors import MepipeError, UsageError
 from mepipe.settings import ClusterConfig
 from mepipe.workspace import Workspace
+
+
+def take_cluster(options: dict[str, Any]) -> ClusterConfig:
+    """Take what Slurm is asked for out of a command's ``options``; raises UsageError for some without Slurm.
+
+    Those of a settings file wait there for the command that needs them.
+    """
+    source = click.get_current_context().get_parameter_source
+    given = [f.name for f in fields(ClusterConfig) if source(f.name) is ParameterSource.COMMANDLINE]
+    if given and options["executor"] != "slurm":
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{named}: only for --executor slurm", do="add it, or leave them out")
+    return take(options, ClusterConfig)
 
 
 def send_away(

@@ -129,10 +129,13 @@ def merge_parts(
 
 def merge_lost(ws: Workspace, name: str) -> str | None:
     """Repeat the merge of corpus ``name`` where the last part could not finish it. Returns what is missing still."""
-    folder = ws.prepared(name)
-    if not (folder / PARTS).is_dir() or merge_parts(ws, get_corpus(name)):
-        return None
-    parts = read_parts(folder)
+    merges = (ws.prepared(name) / PARTS).is_dir() and not merge_parts(ws, get_corpus(name))
+    return missing_parts(ws, name) if merges else None
+
+
+def missing_parts(ws: Workspace, name: str) -> str | None:
+    """A line that names the parts of corpus ``name`` that were never prepared; None where it is whole."""
+    parts = read_parts(ws.prepared(name))
     missing = sorted(set(range(1, parts[0].share.of + 1)) - {p.share.number for p in parts}) if parts else []
     named = ", ".join(f"{n}/{parts[0].share.of}" for n in missing[:NAMED])
     named += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""

@@ -64,7 +64,8 @@ def test_what_is_no_time_limit_is_told(limit):
         ({"state": FAILED, "reason": "no face"}, Entry("FAILED"), True, (FAILED, "no face")),
         ({"state": FAILED, "reason": "before"}, Entry("PENDING", "BeginTime"), True, (WAITING, "BeginTime")),
         ({"state": RUNNING}, Entry("OUT_OF_MEMORY"), True, (FAILED, f"OUT_OF_MEMORY: {SILENT}")),
-        ({}, Entry("CANCELLED"), True, (FAILED, f"CANCELLED: {SILENT}")),
+        ({}, Entry("CANCELLED"), True, (FAILED, "cancelled before it began")),
+        ({"state": RUNNING}, Entry("CANCELLED"), True, (FAILED, f"CANCELLED: {SILENT}")),
         ({"state": RUNNING}, None, True, (FAILED, f"gone: {SILENT}")),
         ({"state": RUNNING}, None, False, (RUNNING, "")),
     ],
@@ -94,6 +95,42 @@ def test_a_dry_run_prints_the_script_that_would_be_sent_and_sends_nothing(ws):
     assert "export OMP_NUM_THREADS=1\n" in script
     assert not ws.jobs.exists()
     assert not ws.runs.exists()
+
+
+def test_what_is_at_work_is_not_sent_again_and_keeps_what_slurm_was_asked_for(ws, monkeypatch):
+    """Nor by a dry run, which tells what the command would send: nothing here."""
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    monkeypatch.setattr("mepipe.jobs.submit._array", lambda job, numbers, cluster: [f"7_{n - 1}" for n in numbers])
+    sent = send(ws, "train", [], quick(device="auto"), ClusterConfig(tasks=3))
+    assert sent.submitted == 3
+    monkeypatch.setattr("mepipe.jobs.tasks.ask", lambda jobs: dict.fromkeys(jobs, Entry("PENDING", "PartitionConfig")))
+    again = send(ws, "train", [], quick(device="auto"), ClusterConfig(tasks=3, mem="16G"))
+    assert again.submitted == 0
+    assert "3 tasks: 0 done, 3 at work, 0 submitted" in again.text[0]
+    assert again.text[1].split() == ["waiting", "PartitionConfig", "(Slurm's", "words)"]
+    assert "scancel 7" in again.text[2]
+    dry = send(ws, "train", [], quick(device="auto", dry_run=True), ClusterConfig(tasks=3))
+    assert "0 done, 3 at work, 0 to be submitted" in dry.text[0]
+    assert not dry.scripts
+
+
+def test_a_refused_submission_leaves_nothing(ws, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2; exit 1\n")
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    with pytest.raises(MepipeError, match="invalid partition"):
+        send(ws, "train", [], quick(device="auto"), ClusterConfig())
+    assert not list(ws.jobs.iterdir())
+    assert status(ws).lines() == ["nothing was sent from this workspace, and nothing is at work in it"]
+
+
+def test_options_of_slurm_are_for_slurm(ws, run_mepipe):
+    """Forgetting --executor on a login node would start the work there."""
+    done = run_mepipe("-w", ws.root, "train", "--partition", "gpu", "--cpus-per-task", "8")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --partition, --cpus-per-task: only for --executor slurm; add it, or")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +163,7 @@ def test_faces_are_prepared_as_a_whole_and_what_means_nothing_to_clips_is_told(w
 def test_where_there_is_no_slurm_that_is_the_error(ws, monkeypatch):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MepipeError, match="Slurm does not take the tasks"):
+    with pytest.raises(MepipeError, match="sbatch is not on the PATH; send from a login node"):
         send(ws, "train", [], quick(), ClusterConfig())
 
 
@@ -260,7 +297,11 @@ def test_status_tells_each_task_with_reason_and_log_and_who_is_at_work(ws, monke
         found = status(ws)
     text = "\n".join(found.lines())
     assert "train-x: 4 tasks: 1 waiting, 1 running, 1 done, 1 failed" in text
-    assert f"failed   task 2 (job 7_1, attempt 2)  no room on the disk  {job.log(2)}" in text
+    assert "failed   task 2 (job 7_1, attempt 2)  no room on the disk" in text
+    assert str(job.log(2)) not in text, "there is none"
+    job.log(2).parent.mkdir()
+    job.log(2).touch()
+    assert f"no room on the disk  {job.log(2)}" in "\n".join(status(ws).lines())
     assert "running  task 4 (job 7_3, on node9)" in text
     assert "waiting  task 3 (job 7_2)  Priority" in text
     assert "flow: at work on" in text

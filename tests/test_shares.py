@@ -15,6 +15,7 @@ from mepipe.datasets import get_corpus
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import serial_map, serial_team
 from mepipe.flow.run import flow_corpora
+from mepipe.jobs import status
 from mepipe.locks import Holder, lock_path
 from mepipe.merging import PARTS, merge_lost, merge_parts, prepared_corpora
 from mepipe.prepare import prepare_corpus, wanted
@@ -164,6 +165,10 @@ def test_parts_that_are_missing_are_named(parted):
     part.unlink()
     try:
         assert merge_lost(parted, "casme2").endswith("missing parts: 1/2")
+        assert status(parted).lines() == ["casme2: only a part of its clips is prepared; missing parts: 1/2"]
+        told = []
+        flow_corpora(parted, ["casme2"], FlowConfig(dry_run=True), say=told.append)
+        assert told[-1].endswith("missing parts: 1/2")
     finally:
         part.write_text(text)
 

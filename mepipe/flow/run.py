@@ -29,7 +29,7 @@ from mepipe.flow.params import PRESETS, TVL1Params
 from mepipe.flow.registry import resolve_engine
 from mepipe.flow.strain import strain
 from mepipe.flow.workers import Workers, in_order
-from mepipe.merging import merge_lost
+from mepipe.merging import merge_lost, missing_parts
 from mepipe.prepare import wanted
 from mepipe.progress import Progress
 from mepipe.settings import FlowConfig, cores
@@ -108,6 +108,9 @@ def flow_corpora(
     summary = FlowSummary(engine.name, ws.flow)
     share = Share.parse(config.shard)
     if config.dry_run:
+        for name in names if say else ():
+            if incomplete := missing_parts(ws, name):
+                say(incomplete)
         cuts = cuts_of(ws, names, config.shard_size, share)
         summary.shards = {cut.corpus: cut.own for cut in cuts}
         return replace(summary, samples=sum(len(cut.own_records) for cut in cuts), dry_run=True)

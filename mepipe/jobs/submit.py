@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mepipe.errors import MepipeError, UsageError
-from mepipe.jobs.job import DONE, FAILED, Job, job_folder
+from mepipe.jobs.job import DONE, FAILED, WAITING, Job, job_folder
 from mepipe.jobs.queue import array_limit
 from mepipe.jobs.task import MARGIN, Task, thread_limits
 from mepipe.jobs.tasks import TaskStatus, statuses
@@ -83,20 +84,22 @@ def send(
     """
     cluster = cluster or ClusterConfig()
     check(cluster)
-    work = work_of(ws, command, arguments, config, cluster)
+    work = work_of(ws, command, arguments, replace(config, dry_run=False), cluster)
     job = _job(ws, work, cluster)
-    if config.dry_run:
-        return _planned(job, work, cluster)
-    known = _known(ws, job, work)
+    known = _known(ws, job, work, forget=not config.dry_run)
     if config.force and not any(t.alive for t in known):
-        job.forget()
+        if not config.dry_run:
+            job.forget()
         known = []
     done = work.done({t.number for t in known if t.state == DONE}) if not config.force else set()
-    alive = {t.number for t in known if t.alive}
-    missing = [n for n in range(1, job.tasks + 1) if n not in done | alive]
+    alive = [t for t in known if t.alive]
+    missing = [n for n in range(1, job.tasks + 1) if n not in done | {t.number for t in alive}]
+    counted = f"{job.name}: {job.tasks} tasks: {len(done)} done, {len(alive)} at work, {len(missing)}"
+    if config.dry_run:
+        return _planned(job, missing, f"{counted} to be submitted", cluster)
     ids = _submit(job, missing, cluster) if missing else []
     sent = Sent(job.name, job.tasks, len(missing), ids)
-    sent.text = [f"{job.name}: {job.tasks} tasks: {len(done)} done, {len(alive)} at work, {len(missing)} submitted"]
+    sent.text = [f"{counted} submitted", *_of_those_alive(alive)]
     sent.text += [f"  Slurm       {', '.join(ids)}"] if ids else []
     if cluster.wait and (missing or alive):
         sent.failed = wait_for(job, say)
@@ -106,6 +109,16 @@ def send(
     elif not cluster.wait:
         sent.text.append("  mepipe status tells how they fare; the same command again runs what is missing")
     return sent
+
+
+def _of_those_alive(alive: Sequence[TaskStatus]) -> list[str]:
+    """That tasks sent before keep what was asked for them then, and why some wait."""
+    if not alive:
+        return []
+    ids = sorted({t.slurm.split("_")[0] for t in alive})
+    why = sorted({t.reason for t in alive if t.state == WAITING and t.reason})
+    lines = [f"  waiting     {', '.join(why)} (Slurm's words)"] if why else []
+    return [*lines, f"  at work     with the Slurm options of then; for others: scancel {' '.join(ids)}, and again"]
 
 
 def check(cluster: ClusterConfig) -> None:
@@ -138,8 +151,11 @@ def _job(ws: Workspace, work: Work, cluster: ClusterConfig) -> Job:
     )  # fmt: skip
 
 
-def _known(ws: Workspace, job: Job, work: Work) -> list[TaskStatus]:
-    """How the tasks of this work fare that were sent before. Raises MepipeError while other work has its name."""
+def _known(ws: Workspace, job: Job, work: Work, *, forget: bool) -> list[TaskStatus]:
+    """How the tasks of this work fare that were sent before. Raises MepipeError while other work has its name.
+
+    forget: what ended work of that name has left.
+    """
     if not (job.folder / "job.json").is_file():
         return []
     old = Job.load(job.folder)
@@ -153,7 +169,8 @@ def _known(ws: Workspace, job: Job, work: Work) -> list[TaskStatus]:
             f"{job.name} is at work with other settings or data ({len(alive)} tasks of Slurm job {', '.join(ids)})",
             do=f"wait for it, or scancel {' '.join(ids)}",
         )
-    old.forget()
+    if forget:
+        old.forget()
     return []
 
 
@@ -164,7 +181,13 @@ def _submit(job: Job, missing: Sequence[int], cluster: ClusterConfig) -> list[st
     limit, ids = array_limit(), []
     for start in range(0, len(missing), limit):
         numbers = missing[start : start + limit]
-        for number, slurm in zip(numbers, _array(job, numbers, cluster), strict=True):
+        try:
+            taken = _array(job, numbers, cluster)
+        except MepipeError:
+            if not job.sent:  # then there is no job, and nothing for status to tell
+                shutil.rmtree(job.folder)
+            raise
+        for number, slurm in zip(numbers, taken, strict=True):
             job.sent[str(number)] = slurm
         ids.append(job.sent[str(numbers[0])].split("_")[0])
         job.save()
@@ -173,11 +196,16 @@ def _submit(job: Job, missing: Sequence[int], cluster: ClusterConfig) -> list[st
 
 def _array(job: Job, numbers: Sequence[int], cluster: ClusterConfig) -> list[str]:
     executor = _executor(job, cluster)
+    if shutil.which("sbatch") is None:
+        raise MepipeError("sbatch is not on the PATH", do="send from a login node of the cluster")
+    before = set(job.folder.glob("slurm/*"))
     try:
         jobs = executor.submit_array([Task(str(job.folder), n) for n in numbers])
     except Exception as e:  # submitit passes on what sbatch says, in exceptions of many kinds
         told = [line for line in str(e).splitlines() if "error" in line.lower()]
-        do = "correct the options of --executor slurm, and run the same command again"
+        for left in set(job.folder.glob("slurm/*")) - before:
+            left.unlink()
+        do = "correct the options of --executor slurm, or send from where Slurm answers"
         raise MepipeError(f"Slurm does not take the tasks: {(told or [str(e)])[-1].strip()}", do=do) from e
     return [j.job_id for j in jobs]
 
@@ -219,19 +247,19 @@ def make_free(job: Job) -> str:
     return str(job.folder / "slurm").replace("%", "%%")
 
 
-def _planned(job: Job, work: Work, cluster: ClusterConfig) -> Sent:
-    """What would be sent: the sbatch script of all its tasks."""
+def _planned(job: Job, missing: Sequence[int], counted: str, cluster: ClusterConfig) -> Sent:
+    """What would be sent: the sbatch scripts of the missing tasks."""
     executor = _executor(job, cluster)
     limit = array_limit()
     scripts = []
-    for start in range(0, job.tasks, limit):
-        if (count := min(limit, job.tasks - start)) > 1:
+    for start in range(0, len(missing), limit):
+        if (count := min(limit, len(missing) - start)) > 1:
             executor.parameters["map_count"] = count
         else:
             executor.parameters.pop("map_count", None)
         scripts.append(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
-    head = f"# {job.name}: {job.tasks} tasks; each is mepipe {job.command} --shard I/{job.tasks}"
-    return Sent(job.name, job.tasks, 0, [], [head, *scripts], scripts)
+    head = [f"# {counted}", f"# each is mepipe {job.command} --shard I/{job.tasks}"]
+    return Sent(job.name, job.tasks, 0, [], [*head, *scripts], scripts)
 
 
 def wait_for(job: Job, say: Say | None = None) -> list[TaskStatus]:

@@ -17,6 +17,7 @@ from mepipe.jobs.job import DONE, FAILED, RUNNING, WAITING, Job, list_jobs
 from mepipe.jobs.queue import WAITING as IN_QUEUE
 from mepipe.jobs.queue import Entry, ask
 from mepipe.locks import Holder
+from mepipe.merging import missing_parts
 from mepipe.workspace import Workspace
 
 STATES = (WAITING, RUNNING, DONE, FAILED)
@@ -60,11 +61,12 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What ``mepipe status`` shows. at_work: stage or part -> who holds it."""
+    """What ``mepipe status`` shows. at_work: stage or part -> who holds it; parts: of --shard, what is missing."""
 
     jobs: list[JobStatus]
     at_work: dict[str, Holder]
     slurm: bool
+    parts: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         jobs = [
@@ -72,7 +74,8 @@ class Status:
              "tasks": [t.as_dict() for t in j.tasks]}
             for j in self.jobs
         ]  # fmt: skip
-        return {"jobs": jobs, "at_work": {k: asdict(h) for k, h in self.at_work.items()}, "slurm": self.slurm}
+        return {"jobs": jobs, "at_work": {k: asdict(h) for k, h in self.at_work.items()}, "slurm": self.slurm,
+                "parts": self.parts}  # fmt: skip
 
     def lines(self) -> list[str]:
         lines = [] if self.slurm or not self.jobs else ["Slurm does not answer here: tasks are as they said last"]
@@ -82,6 +85,7 @@ class Status:
             for state in (FAILED, RUNNING, WAITING):
                 lines += _told([t for t in j.tasks if t.state == state])
         lines += [f"{k}: at work on {h.host}, pid {h.pid}, since {h.since}" for k, h in self.at_work.items()]
+        lines += self.parts
         return lines or ["nothing was sent from this workspace, and nothing is at work in it"]
 
 
@@ -91,7 +95,7 @@ def _told(tasks: Sequence[TaskStatus]) -> list[str]:
         facts = [t.slurm and f"job {t.slurm}", t.node and f"on {t.node}", t.attempts > 1 and f"attempt {t.attempts}"]
         about = ", ".join(filter(None, facts))
         more = f"  {t.reason}" if t.reason else ""
-        log = f"  {t.log}" if t.state == FAILED else ""
+        log = f"  {t.log}" if t.state == FAILED and t.log.is_file() else ""
         lines.append(f"  {t.state:8} task {t.number}" + (f" ({about})" if about else "") + more + log)
     if len(tasks) > SHOWN:
         lines.append(f"  {tasks[0].state:8} ... and {len(tasks) - SHOWN} more: --json lists all")
@@ -120,7 +124,8 @@ def status(ws: Workspace) -> Status:
     told = ask(i for job in jobs for i in job.sent.values())
     holders = {p.stem: Holder.of(p) for p in sorted(ws.locks.glob("*.json"))}
     at_work = {stage: h for stage, h in holders.items() if h is not None and not _gone(h, told)}
-    return Status([JobStatus(job, _statuses(job, told)) for job in jobs], at_work, told is not None)
+    parts = filter(None, (missing_parts(ws, p.parent.name) for p in sorted(ws.root.glob("prepared/*/.parts"))))
+    return Status([JobStatus(job, _statuses(job, told)) for job in jobs], at_work, told is not None, list(parts))
 
 
 def _gone(holder: Holder, told: dict[str, Entry] | None) -> bool:
@@ -165,4 +170,6 @@ def _judged(said: dict[str, Any], slurm: str, entry: Entry | None, *, answered: 
     if not answered:
         return last or WAITING, said.get("reason", "")
     word = entry.state if entry else "gone"
+    if last is None and word == "CANCELLED":
+        return FAILED, "cancelled before it began"
     return FAILED, f"{word}: {SILENT}" if last in (RUNNING, None) else f"{word}: {said.get('reason', SILENT)}"
