@@ -4,8 +4,8 @@
 
 Difference of the flow in px.  "opencv, perturbed": the same pair with noise of 1e-4 grey levels, the size of
 float rounding; no engine can agree better than that.  "late stops": pairs whose mean differs by over 1e-3 px,
-because some warp ran an iteration more or less.  "outside": pairs beyond what docs/flow.md promises at default settings:
-a mean of 2e-4 px, a 99th percentile of 2e-3, a largest difference of 0.05.  draws: of the noise.
+because some warp ran an iteration more or less.  "outside": pairs beyond what docs/flow.md promises at default
+settings: a mean of 2e-4 px, a 99th percentile of 2e-3, a largest difference of 0.05.  draws: of the noise.
 """
 
 from __future__ import annotations
