@@ -7,7 +7,8 @@ MAPS.npz holds 28x28 maps of u, v and strain of the 442 clips (docs/real-data.md
 settings of merba_tiny on 2 of 5 folds of whole subjects, seed 0; one may choose by these.  judge: each row on all
 folds of seeds 1, 2 and 3; what is reported is pooled over the people who were tested in no fold of the search, so no
 figure of judge was seen when the settings were chosen.  UF1, UAR: mean over seeds; sd: of seeds; low and high: 95 %
-interval over subjects of the first seed; against: UF1 less STSTNet's, the seeds' mean, p of the first seed.
+interval over subjects of the first seed; against: UF1 less STSTNet's, the seeds' mean; by seed: of each seed, with its
+95 % interval by a paired bootstrap over subjects.
 """
 
 from __future__ import annotations
