@@ -31,7 +31,7 @@ from mepipe.shardcommands import shards
 from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
 
-INTERRUPTION = "interrupted", 130  # as shells say it: 128 and the number of SIGINT
+INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 VARIABLE = "_MEPIPE_COMPLETE"  # what click asks for completions by
@@ -542,8 +542,8 @@ def main(args: list[str] | None = None) -> None:
     except click.ClickException as e:
         code = _fail(_usage(e), 2, debug)
     except (KeyboardInterrupt, click.Abort) as e:
-        # click makes an Abort of it
-        how, code = ("ended by SIGTERM", ENDED) if Terminated in (type(e), type(e.__cause__)) else INTERRUPTION
+        ended = Terminated in (type(e), type(e.__cause__))  # click makes an Abort of it
+        how, code = ("ended by SIGTERM", ENDED) if ended else ("interrupted", INTERRUPTED)
         code = _fail(f"{how}; what is finished is kept, the same command goes on", code, debug)
     except BrokenPipeError:  # the reader of our stdout (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -562,7 +562,7 @@ def _leave(code: int) -> None:
 
     Python's own way out takes a second with torch loaded, and OpenCV aborts where a thread is in the middle of a pair.
     """
-    if code in (INTERRUPTION[1], ENDED) or any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
+    if code in (INTERRUPTED, ENDED) or any(thread.name.startswith(PAIR_THREAD) for thread in threading.enumerate()):
         with contextlib.suppress(OSError):
             _flush()
         sys.stderr.flush()

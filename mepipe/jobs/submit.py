@@ -176,6 +176,7 @@ def _known(ws: Workspace, job: Job, work: Work, *, forget: bool) -> list[TaskSta
 
 def _submit(job: Job, missing: Sequence[int], cluster: ClusterConfig) -> list[str]:
     """Submit ``missing``, in arrays as long as the cluster takes. Returns Slurm's ids."""
+    new = not job.folder.exists()
     make_folder(job.folder / "tasks")
     job.save()  # a task may begin before we are told its id
     limit, ids = array_limit(), []
@@ -184,7 +185,7 @@ def _submit(job: Job, missing: Sequence[int], cluster: ClusterConfig) -> list[st
         try:
             taken = _array(job, numbers, cluster)
         except MepipeError:
-            if not job.sent:  # then there is no job, and nothing for status to tell
+            if new and not job.sent:  # then there is no job, and nothing for status to tell
                 shutil.rmtree(job.folder)
             raise
         for number, slurm in zip(numbers, taken, strict=True):
