@@ -22,7 +22,7 @@ from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.ending import CODE as ENDED
-from mepipe.ending import Terminated, heed_sigterm
+from mepipe.ending import Terminated, heeding_sigterm
 from mepipe.errors import MepipeError, one_line
 from mepipe.jobcommands import send_away, status, take_cluster
 from mepipe.logs import LOG, Session, told_error
@@ -527,9 +527,9 @@ def main(args: list[str] | None = None) -> None:
         from mepipe.completion import attach
 
         attach(cli)
-    heed_sigterm()
     try:
-        code = cli.main(args, prog_name="mepipe", standalone_mode=False, obj=session)
+        with heeding_sigterm():
+            code = cli.main(args, prog_name="mepipe", standalone_mode=False, obj=session)
         _flush()
     except click.exceptions.Exit as e:
         code = e.exit_code

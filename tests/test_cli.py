@@ -178,3 +178,13 @@ def test_the_main_job_works_as_the_readme_writes_it(run_mepipe, tmp_path):
     assert f"page        {Path('mepipe-work/runs') / run.name / 'report.html'}" in done.stdout
     assert "<svg" in (run / "report.html").read_text() or "data:image" in (run / "report.html").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mepipe-work", "raw"]
+
+
+def test_a_script_that_calls_the_command_keeps_its_signals():
+    """It may fork afterwards, and a handler of Python's can lose a child's first signal: a pool then never ends."""
+    code = (
+        "import signal\nfrom mepipe.cli import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    print(signal.getsignal(signal.SIGTERM).name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "SIG_DFL"
