@@ -45,7 +45,6 @@ SHIFTED: dict[str, Any] = {"options": ("input_size=28", *FIRM, SMOOTH), "shift":
 LARGER = SHIFTED | {"options": ("input_size=56", *FIRM, SMOOTH)}
 TRIALS: dict[str, dict[str, Any]] = {
     "ststnet": STSTNET,
-    "28 px": REAL | {"options": ("input_size=28",)},
     "28 px, dropped": REAL | {"options": ("input_size=28", *FIRM)},
     "28 px, dropped, noise": REAL | {"options": ("input_size=28", *FIRM, SMOOTH), "noise": 0.3},
     "28 px, dropped, shift": REAL | SHIFTED,

@@ -18,15 +18,23 @@ from typing import Any
 import click
 
 from mepipe import __version__, progress
-from mepipe.clioptions import JSON, Group, SpreadWords, options_of, reply
+from mepipe.clioptions import JSON, Group, SpreadWords, flags, on_command_line, options_of, reply
 from mepipe.configcommands import completion, config, current_settings
 from mepipe.configfile import uses_settings
 from mepipe.ending import CODE as ENDED
 from mepipe.ending import Terminated, heeding_sigterm
-from mepipe.errors import MepipeError, one_line
+from mepipe.errors import MepipeError, UsageError, one_line
 from mepipe.jobcommands import send_away, status, take_cluster
 from mepipe.logs import LOG, Session, told_error
-from mepipe.settings import PAIR_THREAD, ClusterConfig, FacesConfig, FlowConfig, PrepareConfig, TrainConfig
+from mepipe.settings import (
+    BESIDE_RESUME,
+    PAIR_THREAD,
+    ClusterConfig,
+    FacesConfig,
+    FlowConfig,
+    PrepareConfig,
+    TrainConfig,
+)
 from mepipe.shardcommands import shards
 from mepipe.spot.config import SpotConfig
 from mepipe.workspace import MACHINE, Workspace, machine_error
@@ -241,6 +249,9 @@ SEEDS = click.option(
 def train(ws: Workspace, seeds: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Train and evaluate a model on the flow shards, fold by fold; write scores and a page."""
     cluster, config = take_cluster(options), TrainConfig(**options)
+    given = [name for name in on_command_line(TrainConfig) if name not in ("resume", *BESIDE_RESUME)]
+    if config.resume and given:
+        raise UsageError("--resume goes on with the run's own settings", do=f"leave out {flags(given)}")
     if config.executor == "slurm":
         send_away(ws, "train", [], config, cluster, as_json, seeds)
         return

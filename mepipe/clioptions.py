@@ -42,6 +42,17 @@ def take(options: dict[str, Any], config: type) -> Any:
     return config(**{f.name: options.pop(f.name) for f in dataclasses.fields(config)})
 
 
+def on_command_line(config: type) -> list[str]:
+    """Which fields of the dataclass ``config`` the user has written, and not a settings file."""
+    source = click.get_current_context().get_parameter_source
+    return [f.name for f in dataclasses.fields(config) if source(f.name) is ParameterSource.COMMANDLINE]
+
+
+def flags(names: Sequence[str]) -> str:
+    """Options as they are written: --cpus-per-task, --time."""
+    return ", ".join(f"--{'set' if name == 'options' else name.replace('_', '-')}" for name in names)
+
+
 def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flag = "--" + f.name.strip("_").replace("_", "-")
     meta, kind = f.metadata, str(f.type).removesuffix(" | None")

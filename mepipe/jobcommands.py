@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from mepipe import progress
-from mepipe.clioptions import JSON, Command, reply, take
+from mepipe.clioptions import JSON, Command, flags, on_command_line, reply, take
 from mepipe.errors import MepipeError, UsageError
 from mepipe.settings import ClusterConfig
 from mepipe.workspace import Workspace
@@ -21,11 +20,9 @@ def take_cluster(options: dict[str, Any]) -> ClusterConfig:
 
     Those of a settings file wait there for the command that needs them.
     """
-    source = click.get_current_context().get_parameter_source
-    given = [f.name for f in fields(ClusterConfig) if source(f.name) is ParameterSource.COMMANDLINE]
+    given = on_command_line(ClusterConfig)
     if given and options["executor"] != "slurm":
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{named}: only for --executor slurm", do="add it, or leave them out")
+        raise UsageError(f"{flags(given)}: only for --executor slurm", do="add it, or leave them out")
     return take(options, ClusterConfig)
 
 

@@ -314,6 +314,10 @@ class TrainConfig(Checked):
     options: tuple[str, ...] = option((), "model option", metavar="KEY=VALUE")
 
 
+# what train --resume takes from the command at hand; all else is the run's
+BESIDE_RESUME = ("folds", "jobs", "executor", "shard", "logger", "dry_run")
+
+
 @dataclass(frozen=True)
 class ClusterConfig(Checked):
     """What Slurm is asked for, by ``--executor slurm``; the cluster's own defaults where it is None."""

@@ -10,6 +10,7 @@ from typing import Any
 from mepipe.errors import DataError, UsageError
 from mepipe.workspace import Workspace, write_json
 from mepipe_model.metrics import Scores
+from mepipe_model.protocols import LEAKY as LEAKY_SPLIT
 from mepipe_model.protocols import subject_of
 from mepipe_model.runs import (
     ORACLE_FILE,
@@ -86,7 +87,7 @@ def run_metrics(run: Run, folds: Collection[str] | None = None) -> dict[str, Any
     done, total = len(run.finished()), len(run.fold_ids)
     metrics = {
         **score(run.predictions(folds=folds), run.classes, run.parts),
-        "selection": SELECTION[run.settings.select],
+        "selection": _marked(SELECTION[run.settings.select], run),
         "protocol": run.settings.protocol,
         "folds": {"finished": done, "of": total},
     }
@@ -94,6 +95,18 @@ def run_metrics(run: Run, folds: Collection[str] | None = None) -> dict[str, Any
         leaky = run.predictions(ORACLE_FILE, folds)
         metrics[LEAKY] = {**score(leaky, run.classes, run.parts), "selection": LEAKY}
     return metrics
+
+
+def _marked(selection: str, *runs: Run) -> str:
+    """``selection``, under the name of the split when that has people in training and in test."""
+    if any(run.settings.protocol == LEAKY_SPLIT for run in runs):
+        return f"{LEAKY_SPLIT} (people are in training and in test, not a fair score), {selection}"
+    return selection
+
+
+def _mark(selection: str) -> str:
+    """What stands before every figure that saw the test subjects."""
+    return next((f"{name} " for name in (LEAKY, LEAKY_SPLIT) if selection.startswith(name)), "")
 
 
 def score_lines(run: Run, metrics: dict[str, Any]) -> list[str]:
@@ -109,7 +122,7 @@ def score_lines(run: Run, metrics: dict[str, Any]) -> list[str]:
 
 
 def _table(metrics: dict[str, Any], selection: str) -> list[str]:
-    mark = f"{LEAKY} " if selection.startswith(LEAKY) else ""
+    mark = _mark(selection)
 
     def figures(m: dict[str, Any]) -> str:
         return "  ".join(f"{mark}{name} {m[name]:.4f}" for name in FIGURES)
@@ -146,7 +159,8 @@ def evaluate_runs(ws: Workspace, sources: Sequence[str]) -> dict[str, Any]:
     notes = one_experiment(ws, sources)
     parts = {k: v for run in runs_of(ws, sources) for k, v in run.parts.items()}
     rows, classes = pooled(ws, sources)
-    result = {**score(rows, classes, parts), "selection": LEAKY if leaky else "as predicted"}
+    selection = LEAKY if leaky else _marked("as predicted", *runs_of(ws, sources))
+    result = {**score(rows, classes, parts), "selection": selection}
     result["warnings"] += notes + unfinished(ws, sources)
     return result
 
@@ -229,6 +243,10 @@ def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Compari
     """
     if any(map(is_leaky, [*sources, against])):
         raise UsageError(f"{ORACLE_FILE} saw the test subjects: a comparison with it tests nothing")
+    splits = {run.settings.protocol == LEAKY_SPLIT for run in runs_of(ws, [*sources, against])}
+    if len(splits) > 1:
+        what = f"one of them is of --protocol {LEAKY_SPLIT}, which saw the test subjects, and the other is not"
+        raise UsageError(what, do="compare runs of one kind")
     rows, classes = pooled(ws, sources)
     others, names = pooled(ws, [against])
     if names != classes:
@@ -282,7 +300,7 @@ def _read(ws: Workspace, source: str) -> tuple[list[Prediction], tuple[str, ...]
 def lines(scores: dict[str, Any]) -> list[str]:
     """``evaluate_runs``'s result as text, with the class scores."""
     out = [f"{scores['clips']} clips, pooled", *_table(scores, scores["selection"])]
-    mark = f"{LEAKY} " if scores["selection"] == LEAKY else ""
+    mark = _mark(scores["selection"])
     for name, c in scores["per_class"].items():
         figures = "  ".join(f"{mark}{f} {c[f]:.4f}" for f in ("F1", "recall", "precision"))
         out.append(f"    {name:10} {figures}  ({c['clips']} clips)")

@@ -23,7 +23,7 @@ from torch import Tensor
 from mepipe.errors import DataError
 from mepipe.settings import TrainConfig
 from mepipe.stopping import Stopped, stop_wanted
-from mepipe.workspace import Workspace, atomic_file, make_folder, write_json, write_text
+from mepipe.workspace import Workspace, atomic_file, hash_file, make_folder, write_json, write_text
 from mepipe_model.augment import augmented
 from mepipe_model.compiled import compiled
 from mepipe_model.data import FlowDataset, FlowStore, PreparedStore, Scale, batches, fitted_scale, moments
@@ -344,6 +344,8 @@ class _Training:
             "judged_epoch": self.best.epoch + 1 if self.config.select == "inner" else len(self.log),
             "scale": {"mean": self.scale.mean, "std": self.scale.std},
             "seconds": round(time.monotonic() - self.started, 2),
+            "run": self.bench.run.config["fingerprint"],
+            "sha256": {p.name: hash_file(p) for p in sorted(self.folder.glob("predictions*.csv"))},
         }
         write_json(self.folder / "fold.json", facts)
         (self.folder / "state.pt").unlink(missing_ok=True)

@@ -198,6 +198,8 @@ def chosen(folds: list[Fold], wanted: str | None) -> list[Fold]:
             some = ", ".join(f.id for f in folds[:6])
             raise UsageError(f"--folds: there is no fold {word!r}", do=f"valid: 1 to {len(folds)}, or {some}, ...")
         picked.append(by_name[word])
+    if not picked:
+        raise UsageError("--folds names no fold", do=f"valid: 1 to {len(folds)}, or leave it out")
     return list(dict.fromkeys(picked))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.limits import TABLE_BYTES, read_file, read_json
 from mepipe.settings import TrainConfig
-from mepipe.workspace import Workspace, digest, safe_name, write_text
+from mepipe.workspace import Workspace, digest, hash_file, safe_name, write_text
 from mepipe_model.runcheck import check_config
 
 FORMAT, VERSION = "mepipe.run", 1
@@ -104,8 +104,17 @@ class Run:
         """The predictions of all finished folds, or of those of ``folds`` alone, in the order of the folds."""
         out = []
         for fold in (f for f in self.finished() if folds is None or f in folds):
+            check_written(self.fold(fold), name)
             out += read_predictions(self.fold(fold) / name)[0]
         return out
+
+
+def check_written(fold: Path, name: str) -> None:
+    """Raises DataError for predictions that are not what the fold's training wrote; older folds do not say."""
+    wrote = ((read_json(fold / "fold.json") or {}).get("sha256") or {}).get(name)
+    if wrote is not None and wrote != hash_file(fold / name):
+        do = f"put it back, or remove {fold / 'fold.json'} and the same train command trains this fold again"
+        raise DataError(f"{fold / name} is not what its training wrote", do=do)
 
 
 def train_config(settings: dict[str, Any]) -> TrainConfig:
@@ -245,6 +254,10 @@ def writable_run(folder: Path, fingerprint: str, config: Callable[[], dict[str, 
                 f"{folder} is a run with other settings or data", do="choose another --run, or --force to start again"
             )
         return run
+    for fold in sorted(folder.glob("folds/*")):
+        if (read_json(fold / "fold.json", missing_ok=True) or {}).get("run") != fingerprint:
+            what = f"{folder} has no config.json, and {fold.name} was trained with other settings, or with unknown ones"
+            raise MepipeError(what, do="put it back, choose another --run, or --force to start again")
     facts = config()
     make_folder(folder)
     write_json(folder / "config.json", facts)

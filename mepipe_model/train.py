@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mepipe.errors import MepipeError
 from mepipe.executors import check_here
 from mepipe.locks import living
 from mepipe.progress import Progress
-from mepipe.settings import TrainConfig
+from mepipe.settings import BESIDE_RESUME, TrainConfig
 from mepipe.shards import ShardFile, list_shards, shard_hash
 from mepipe.shares import Share, picked
 from mepipe.workspace import Workspace, digest, make_folder, safe_name, sweep, versions
@@ -110,6 +111,7 @@ def train_run(
         if not config.dry_run:
             follow_folds(plan, launch)
         return Outcome(ws.runs, None, [])  # the first process tells
+    check_model(plan)
     if config.dry_run:
         return Outcome(ws.runs, None, recipe_lines(plan, wanted))
     name = planned_name(plan)
@@ -161,6 +163,17 @@ def pool_parts(ws: Workspace, run: Run, *, incomplete: bool = False) -> dict[str
         return pool_run(run)
 
 
+def check_model(plan: Plan) -> None:
+    """Build the model without its weights, so that wrong --set are told before a run is written, by a dry run too."""
+    import torch
+
+    from mepipe_model.models import create_model
+
+    options = {k: v for k, v in model_options(plan.config).items() if k != "init_checkpoint"}
+    with suppress(NotImplementedError), torch.device("meta"):
+        create_model(plan.config.model, num_classes=len(plan.classes), **options)
+
+
 def planned_name(plan: Plan) -> str:
     """The name of the run's folder."""
     return safe_name(plan.config.run) if plan.config.run else fingerprint(plan)
@@ -179,7 +192,7 @@ def failure_line(failed: dict[str, str]) -> str:
 def resumed(ws: Workspace, config: TrainConfig) -> TrainConfig:
     """The settings of the run to go on with; folds, jobs and loggers come from this command."""
     run = find_run(ws, config.resume or "")
-    beside = {name: getattr(config, name) for name in ("folds", "jobs", "executor", "shard", "logger", "dry_run")}
+    beside = {name: getattr(config, name) for name in BESIDE_RESUME}
     return replace(run.settings, run=run.name, **beside)
 
 
