@@ -13,18 +13,19 @@ from mepipe_model.metrics import Scores
 from mepipe_model.protocols import LEAKY as LEAKY_SPLIT
 from mepipe_model.protocols import subject_of
 from mepipe_model.runs import (
+    LEAKY,
     ORACLE_FILE,
     Prediction,
     Run,
     differences,
     find_run,
+    is_leaky,
     load_run,
     read_predictions,
     write_predictions,
 )
 from mepipe_model.statistics import FIGURES, Comparison, compare, intervals
 
-LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
 SELECTION = {
     "fixed": "fixed (last epoch)",
     "inner": "inner (epoch chosen on training subjects held out inside the fold)",
@@ -210,11 +211,6 @@ def unfinished(ws: Workspace, sources: Sequence[str]) -> list[str]:
     done, total = {f for run in runs for f in run.finished()}, len(runs[0].fold_ids)
     names = ", ".join(dict.fromkeys(run.name for run in runs))
     return [] if len(done) == total else [f"{names}: {len(done)} of {total} folds are finished: not a result yet"]
-
-
-def is_leaky(source: str) -> bool:
-    """Whether ``source`` is the file of predictions whose epoch was chosen on the test subject."""
-    return Path(source).name == ORACLE_FILE
 
 
 def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Comparison:

@@ -12,6 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mepipe_model.runcheck import check_config
 FORMAT, VERSION = "mepipe.run", 1
 NEEDED = ("corpus", "subject", "clip", "true", "pred")  # columns of a predictions.csv
 ORACLE_FILE = "predictions-oracle-leaky.csv"  # beside predictions.csv, where --select oracle was asked for
+LEAKY = "oracle (leaky)"  # the only name under which a score that saw the test subject is shown
 # settings that do not change any number of a run
 BESIDE = frozenset(
     {"folds", "jobs", "executor", "shard", "run", "resume", "force", "dry_run", "weights", "logger", "data"}
@@ -185,14 +187,29 @@ def load_run(folder: Path) -> Run:
 
 
 def write_predictions(path: Path, rows: Sequence[Prediction], classes: Sequence[str]) -> None:
-    """predictions.csv: corpus, subject, clip, fold, true, pred, p_<class>..."""
-    out = io.StringIO()
+    """predictions.csv: corpus, subject, clip, fold, true, pred, p_<class>...
+
+    Those of epochs chosen on the test subject have a column ``selection`` that says so, also under another name.
+    """
+    out, leaky = io.StringIO(), path.name == ORACLE_FILE
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["corpus", "subject", "clip", "fold", "true", "pred", *(f"p_{c}" for c in classes)])
+    header = ["corpus", "subject", "clip", "fold", "true", "pred", *(f"p_{c}" for c in classes)]
+    writer.writerow(header + ["selection"] * leaky)
     for r in rows:
         names = [r.corpus, r.subject, r.clip, r.fold, r.true, r.pred]
-        writer.writerow([*names, *(f"{p:.6f}" for p in r.probabilities)])
+        writer.writerow([*names, *(f"{p:.6f}" for p in r.probabilities), *[LEAKY] * leaky])
     write_text(path, out.getvalue())
+
+
+def is_leaky(source: str) -> bool:
+    """Whether ``source`` is a file of predictions whose epoch was chosen on the test subject, by name or column."""
+    path = Path(source)
+    if path.name == ORACLE_FILE or not path.is_file():
+        return path.name == ORACLE_FILE
+    text = read_file(path, TABLE_BYTES).decode("utf-8-sig", "replace")
+    with suppress(csv.Error):  # who reads the predictions tells it
+        return any(row.get("selection") == LEAKY for row in csv.DictReader(io.StringIO(text, newline="")))
+    return False
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
