@@ -36,7 +36,7 @@ def trap(monkeypatch):
     monkeypatch.setitem(registry._MODELS._things, "trap", (info, build))
 
     def set_(fold, does):
-        plan.update(built=0, at=fold + 1, does=does)  # the first one is built to count its parameters
+        plan.update(built=0, at=fold + 2, does=does)  # one is built to check its options, one to count its parameters
 
     return set_
 
