@@ -190,25 +190,12 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(kind, proo
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_state_to_go_on_with_that_would_run_code_is_refused_and_runs_nothing(kind, proof, made, run_mepipe, tmp_path):
     shutil.copytree(made.work / "flow", tmp_path / "mepipe-work/flow")
-    args = (
-        "train",
-        "--model",
-        "ststnet",
-        "--epochs",
-        "1",
-        "--jobs",
-        "1",
-        "--folds",
-        "1",
-        "--device",
-        "cpu",
-        "--run",
-        "r",
-    )
+    args = ("train", "--model", "ststnet", "--epochs", "1", "--jobs", "1", "--device", "cpu", "--run", "r", "--folds")
+    assert run_mepipe(*args, "2").returncode == 0, "the run is there, and this fold not yet"
     fold = tmp_path / "mepipe-work/runs/r/folds/casme2_sub01"
     fold.mkdir(parents=True)
     (fold / "state.pt").write_bytes(BOMBS[kind](proof))
-    done = run_mepipe(*args)
+    done = run_mepipe(*args, "1")
     assert done.returncode == 1
     assert "state.pt is no state of this fold (UnpicklingError); remove it" in done.stderr
     assert "Traceback" not in done.stderr
