@@ -168,11 +168,13 @@ def test_who_makes_way_for_a_better_partition_goes_on_afterwards(lab, partition)
     """Slurm preempts by requeueing: the task is told, ends, and its next attempt goes on from the epochs kept."""
     lab.train("--epochs", 100000, "--run", "mine", "--folds", 1, "--partition", partition)
     lab.begun("sub01")
+    lab.until(lambda t: lab.epochs("sub01") > 0, "an epoch")
     first = lab.epochs("sub01")
     urgent = ("--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 15")
     lab.cluster.ask("sbatch", *urgent)
     tasks = lab.until(lambda t: t[1]["attempts"] >= 2 and t[1]["state"] == "running", "an attempt after the urgent job")
     assert tasks[1]["reason"] == ""
+    assert "fold casme2_sub01 is kept after" in lab.logs()
     lab.cluster.ask("scancel", "--user=root")
     lab.until(lambda t: states(t) == ["failed"], "cancelled")
     assert lab.epochs("sub01") >= first, "it went on where it was"
