@@ -50,11 +50,15 @@ def on_command_line(config: type) -> list[str]:
 
 def flags(names: Sequence[str]) -> str:
     """Options as they are written: --cpus-per-task, --time."""
-    return ", ".join(f"--{'set' if name == 'options' else name.replace('_', '-')}" for name in names)
+    return ", ".join("--set" if name == "options" else _flag(name) for name in names)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.strip("_").replace("_", "-")
 
 
 def _option(f: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    flag = "--" + f.name.strip("_").replace("_", "-")
+    flag = _flag(f.name)
     meta, kind = f.metadata, str(f.type).removesuffix(" | None")
     settings: dict[str, Any] = {"help": meta["help"], "default": f.default, "show_default": f.default not in (None, ())}
     if kind == "bool":
