@@ -54,7 +54,7 @@ def model_facts(plan: Plan) -> tuple[int, str, list[str]]:
     """Parameters of the model as it will be built, which selective scan runs ("" for a model without one), and what
     came from a checkpoint.
 
-    A wrong option is told here and not by a worker.
+    A wrong checkpoint is told here and not by a worker.
     """
     import torch
 

@@ -170,7 +170,7 @@ def check_model(plan: Plan) -> None:
     from mepipe_model.models import create_model
 
     options = {k: v for k, v in model_options(plan.config).items() if k != "init_checkpoint"}
-    with suppress(NotImplementedError), torch.device("meta"):
+    with suppress(NotImplementedError), torch.device("meta"):  # a plug-in may need numbers while it is built
         create_model(plan.config.model, num_classes=len(plan.classes), **options)
 
 

@@ -3,8 +3,8 @@
 torch.compile writes C++ and needs a C++ compiler at the user's.  The first use on a machine compiles for half a minute
 of CPU time; later processes load the result from torch's cache, but still trace and check for some seconds.  The
 iteration and the median stay as they are: compiled they were measured to be no faster.  The iteration waits for memory
-and not for instructions; of the median two thirds of the work are gone, and what is gained a call of compiled code
-loses again (0.2 to 0.4 ms to check its inputs and hand them over).
+and not for instructions; the median gains in a loop of its own what each call of compiled code loses in a pair (0.2 to
+0.4 ms to check its inputs and hand them over).
 
 Every index here is a plain sum of a loop's counters and an offset.  Where a view needs a division to find its pixel
 (flatten, unflatten), torch's loops are not vector code.
