@@ -43,12 +43,13 @@ def differences(onset: np.ndarray, apex: np.ndarray, params: TVL1Params) -> dict
     """Name -> (pairs, H, W) px from OpenCV's flow."""
     opencv = get_engine("opencv")
     found = {"opencv, perturbed": opencv.flow(perturbed(onset), perturbed(apex), params)}
-    for name in ENGINES:
-        if name != "opencv":
-            try:
-                found[name] = get_engine(name, "cpu").flow(onset, apex, params)
-            except MepipeError as e:
-                print(f"{name}: left out, {e}")
+    forms = {name: (name, {}) for name in ENGINES if name != "opencv"}
+    forms["torch, compiled"] = "torch", {"compile": True}
+    for form, (name, options) in forms.items():
+        try:
+            found[form] = get_engine(name, "cpu", **options).flow(onset, apex, params)
+        except MepipeError as e:
+            print(f"{form}: left out, {e}")
     reference = opencv.flow(onset, apex, params)
     return {name: end_point_error(flow, reference) for name, flow in found.items()}
 

@@ -2,7 +2,6 @@
 
 import itertools
 import pickle
-import shutil
 import sys
 import threading
 from contextlib import contextmanager
@@ -16,9 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from flow_pairs import pair
 
-from mepipe.errors import MepipeError, UsageError
 from mepipe.flow import TVL1Params, get_engine
-from mepipe.flow import torch_compiled as compiled
 from mepipe.flow import torch_strips as strips
 from mepipe.flow.median import merging_network, run_on_bits
 from mepipe.flow.torch_median import Median
@@ -119,52 +116,9 @@ def test_an_engine_that_was_used_is_sent_without_its_arrays(images):
     assert len(pickle.dumps(engine)) < 10_000
 
 
-# --- compile=True: compiling takes half a minute, so only the slow test does it ---
-
-
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """torch.compile gives the function back, so that what it would compile is tested in a moment."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    compiled.compiled_linearise.cache_clear()
-    yield
-    compiled.compiled_linearise.cache_clear()
-
-
-def difference_when_compiled(images, params):
-    fast, plain = get_engine("torch", compile=True), get_engine("torch", plain=True)
-    return np.abs(fast.flow(*images, params) - plain.flow(*images, params))
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-@pytest.mark.parametrize("options", [{}, {"gamma": 0.1}, {"nscales": 1, "warps": 1}], ids=str)
-def test_what_is_compiled_gives_the_flow_of_the_readable_form(images, options, not_compiled):
-    found = difference_when_compiled(images, replace(BASE, **options))
-    assert found.max() < (1e-5 if "warps" in options else 2e-2)
-    assert found.mean() < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-def test_compiled_code_gives_the_flow_of_the_readable_form(images):
-    found = difference_when_compiled(images, replace(BASE, warps=2))
-    assert found.max() < 2e-2
-    assert found.mean() < 1e-4
-
-
-def test_without_a_compiler_compile_is_an_error_that_says_so(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(MepipeError, match="needs a C\\+\\+ compiler") as e:
-        get_engine("torch", compile=True)
-    assert e.value.exit_code == 1
-
-
 def test_the_engine_says_which_form_it_takes():
     assert get_engine("torch").path.startswith("strips, not compiled: ")
     assert get_engine("torch", plain=True).path.startswith("plain operations on batches: asked for")
-    with pytest.raises(UsageError, match="plain=True"):
-        get_engine("torch", plain=True, compile=True)
 
 
 # --- the operations ---

@@ -1,131 +1,136 @@
-"""Engine ``torch`` on the CPU with ``compile=True``: the warp of torch_strips as a few compiled loops.
+"""Engine ``torch`` on the CPU with ``compile=True``: torch_strips with its loops compiled by torch, ahead of time.
 
-torch.compile writes C++ and needs a C++ compiler at the user's.  The first use on a machine compiles for half a minute
-of CPU time; later processes load the result from torch's cache, but still trace and check for some seconds.  The
-iteration and the median stay as they are: compiled they were measured to be no faster.  The iteration waits for memory
-and not for instructions; the median gains in a loop of its own what each call of compiled code loses in a pair (0.2 to
-0.4 ms to check its inputs and hand them over).
-
-Every index here is a plain sum of a loop's counters and an offset.  Where a view needs a division to find its pixel
-(flatten, unflatten), torch's loops are not vector code.
+torch's compiler writes C++ and needs a C++ compiler at the user's.  The first use on a machine compiles for a minute or
+two of CPU time; later processes open what was made, in some milliseconds.  A step of the algorithm is then one pass
+over a level: what strips do for operations, so that their results stay in the cache, a compiled loop does in registers.
+That leaves room to round as OpenCV does everywhere, iterations included, which strips cannot afford.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-from collections.abc import Callable
-from functools import cache
-from itertools import pairwise
+from functools import partial
+from itertools import chain
 from math import floor
 
 import torch
 from torch import Tensor
 
-from mepipe.errors import MepipeError
+from mepipe.flow import torch_loops as loops
 from mepipe.flow.params import TVL1Params
-from mepipe.flow.torch_ops import CUBIC
-from mepipe.flow.torch_solver import FLT_EPSILON
-from mepipe.flow.torch_strips import FLAT, Level, StripSolver
+from mepipe.flow.torch_ahead import Call, load
+from mepipe.flow.torch_loops import WINDOW, Loop
+from mepipe.flow.torch_scratch import Scratch
+from mepipe.flow.torch_strips import Level, StripSolver, plane
 from mepipe.flow.torch_warp import REACH
 
-WINDOW = 5  # taps along an axis: four of a pixel, and one more for pixels that are shifted by one more than others
 # x + u is rounded, to 2^-13 px at 2048, so that it can be in the next pixel when u alone is not
 ROUNDING = 1e-3  # px
 
 
-def check_compiler() -> None:
-    """Raise MepipeError when torch.compile would find no C++ compiler."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # torch's own defaults
-    name = os.environ.get("CXX", usual)
-    if not shutil.which(name):
-        raise MepipeError(f"torch.compile needs a C++ compiler, and there is no {name}", do="leave compile out")
-
-
 class CompiledSolver(StripSolver):
-    """DualTVL1 with ``params``: StripSolver with a compiled warp."""
+    """DualTVL1 with ``params``: StripSolver with compiled loops."""
 
     def __init__(self, params: TVL1Params) -> None:
         super().__init__(params)
         self.level = CompiledLevel
+        self._calls: dict[str, Call] = {}
+
+    def call(self, loop: Loop) -> Call:
+        """``loop`` compiled; made or opened at its first use.  Raises MepipeError when the compiler fails."""
+        if loop.name not in self._calls:
+            self._calls[loop.name] = load(loop)
+        return self._calls[loop.name]
 
 
 class CompiledLevel(Level):
+    """A level whose warp, median and iterations are compiled; each call gets the same tensors, but for the warp's."""
+
+    def __init__(self, solver: CompiledSolver, channels: int, height: int, width: int, scratch: Scratch) -> None:
+        super().__init__(solver, channels, height, width, scratch)
+        pitch = self.sources.pitch
+        self.rho_c, self.I1w = torch.zeros(2, height, pitch)
+        self.columns, self.rows = torch.arange(pitch), torch.arange(height)[:, None]
+        self.inside = (self.columns < width).float()
+        self._warp = solver.call(loops.warp())
+        planes = [self.I0, self.I1w, *self.D[:2], *self.U[:2, :height], self.rho_c]
+        self._set_rho = partial(solver.call(loops.linearise()), planes)
+        self._primal = partial(solver.call(loops.primal(channels)), self._primal_planes(solver))
+        step = solver.call(loops.dual())
+        self._dual = [partial(step, planes) for planes in self._dual_planes()]
+        if self.median:
+            self.median = CompiledMedian(self.flow[:2], self.params.median, scratch, solver)
+
+    def _primal_planes(self, solver: CompiledSolver) -> list[Tensor]:
+        numbers = [torch.tensor([solver.l_t]), torch.tensor([solver.theta])]
+        duals = [[px, plane(px, -1), py, plane(py, -self.sources.pitch)] for px, py in self.P.transpose(0, 1)]
+        first = (self.columns == 0).float()
+        return [*numbers, first, self.rho_c, *self.D, *chain(*duals), *self.U[:, : self.sources.height], self.changes]
+
+    def _dual_planes(self) -> list[list[Tensor]]:
+        height, pitch = self.sources.height, self.sources.pitch
+        given = [torch.tensor([self.taut]), (self.columns < self.width - 1).float(), (self.rows < height - 1).float()]
+        pairs = zip(self.U[:, :height], self.P.transpose(0, 1), strict=True)
+        return [[*given, u, plane(u, 1), plane(u, pitch), px, py] for u, (px, py) in pairs]
+
+    def _iterate(self, keep: bool) -> float:
+        (change,) = self._primal()
+        for step in self._dual:
+            step()
+        return float(change)
+
     def _linearise(self) -> None:
-        """The whole level at once where its shifts fit the window, else strip by strip."""
-        u, s, w = self.flow[:2], self.sources, self.width
-        low = [floor(v) for v in (u.amin((1, 2)) - ROUNDING).tolist()]
-        high = [floor(v) for v in (u.amax((1, 2)) + ROUNDING).tolist()]
-        if (
-            max(b - a for a, b in zip(low, high, strict=True)) > WINDOW - 4
-            or min(low) < 2 - REACH
-            or max(high) > REACH - 3
-        ):
-            super()._linearise()
-            return
-        first = (low[1] - 1 + REACH + 1) * s.pitch + low[0] - 1  # where the window of pixel (0, 0) begins
-        compiled_linearise()(
-            s.padded, first, s.pitch, s.x[:w], s.y, torch.tensor(low, dtype=u.dtype), u,
-            self.I0[:, :w], self.D[..., :w], self.A[..., :w], self.c[:, :w],
-        )  # fmt: skip
+        """Set D and rho_c: in one call where all shifts along an axis fit the window, else strip by strip."""
+        low = [floor(v) for v in (self.flow[:2].amin((1, 2)) - ROUNDING).tolist()]
+        high = [floor(v) for v in (self.flow[:2].amax((1, 2)) + ROUNDING).tolist()]
+        wide = any(b - a > WINDOW - 4 for a, b in zip(low, high, strict=True))
+        if wide or min(low) < 2 - REACH or max(high) > REACH - 3:
+            for strip in self.strips:
+                strip.warp_to(self.I1w)
+        else:
+            s, numbers = self.sources, [torch.tensor([float(v)]) for v in (0, *low)]
+            places = [*numbers, s.x, s.y, self.inside, *self.U[:2, : s.height]]
+            self._warp([*places, *self._taps(*low), self.I1w, *self.D[:2]])
+        self._set_rho()
+
+    def _taps(self, dx: int, dy: int) -> list[Tensor]:
+        """The planes of the window of pixels that are shifted by dx, dy: five of I1, of Ix and of Iy."""
+        s = self.sources
+        first, shape = (
+            (dy + REACH) * s.pitch + dx - 1,
+            (s.height + WINDOW - 1, s.pitch),
+        )  # one row and one column before
+        return [plane(image, first + i, shape) for image in s.padded for i in range(WINDOW)]
 
 
-def linearise(
-    padded: Tensor,
-    first: int,
-    pitch: int,
-    x: Tensor,
-    y: Tensor,
-    least: Tensor,
-    flow: Tensor,
-    I0: Tensor,
-    D: Tensor,
-    A: Tensor,
-    c: Tensor,
-) -> None:
-    """Strip.linearise of a whole level whose shifts along an axis are ``least`` or one more; sets D, A and c.
+class CompiledMedian:
+    """torch_median.Median with compiled loops: two rows at once, since a row's neighbours lie further on in memory."""
 
-    padded, pitch, x (W,), y (H, 1): of torch_warp.Sources; flow: (2, H, W) px.
-    """
-    u, v = flow
-    at_x, at_y = x + u, y + v
-    base_x, base_y = at_x.floor(), at_y.floor()
-    wx = window(at_x - base_x, base_x - x > least[0])
-    wy = window(at_y - base_y, base_y - y > least[1])
-    I1w, Ix, Iy = weighted(padded, first, pitch, wx, wy)
-    grad = Ix * Ix + Iy * Iy
-    minus_grad = -torch.where(grad > FLT_EPSILON, grad, FLAT)
-    D[0].copy_(Ix)
-    D[1].copy_(Iy)
-    for a, d in zip(A, [Ix, Iy, *D[2:]], strict=True):
-        a.copy_(d / minus_grad)
-    c.copy_((I1w - Ix * u - Iy * v - I0) / minus_grad)
+    def __init__(self, images: Tensor, k: int, scratch: Scratch, solver: CompiledSolver) -> None:
+        channels, height, width = images.shape
+        self.images, self.reach = images, k // 2
+        pairs, pitch = (height + 1) // 2, width + k - 1
+        shape = rows, columns = 2 * pairs + k - 1, channels * pitch
+        # one row more: what is right of the last row's end is read, and not used
+        padded, *store = scratch.take((rows + 1, columns), *[shape] * k)
+        self.padded = padded.unflatten(1, (channels, pitch))
+        taps, keys = [plane(padded, i, shape) for i in range(k)], [array.view(torch.int32) for array in store]
+        halves = [key[top : top + 2 * pairs].unflatten(0, (pairs, 2)) for top in range(0, k, 2) for key in keys]
+        self._sort = partial(solver.call(loops.sort_rows(k)), [*taps, *keys])
+        self._pick = partial(solver.call(loops.pick_median(k)), halves)
 
+    def __call__(self) -> None:
+        self._pad()
+        self._sort()
+        for parity, medians in enumerate(self._pick()):
+            rows = self.images[:, parity::2]
+            channels, height, width = rows.shape
+            rows.copy_(medians.unflatten(1, (channels, -1))[:height, :, :width].transpose(0, 1))
 
-def weighted(padded: Tensor, first: int, pitch: int, wx: list[Tensor], wy: list[Tensor]) -> Tensor:
-    """(3, H, W): the sum of ``padded`` over the window that begins at ``first``, with the weights along x and y."""
-    size, stride = (len(padded), *wx[0].shape), (padded.stride(0), pitch, 1)
-    total = torch.zeros(())
-    for j, down in enumerate(wy):
-        line = torch.zeros(())
-        for i, right in enumerate(wx):
-            line = line + padded.as_strided(size, stride, first + j * pitch + i) * right
-        total = total + line * down
-    return total
-
-
-def window(t: Tensor, further: Tensor) -> list[Tensor]:
-    """The weights of the five taps: a pixel's four, one tap to the right if it is shifted ``further`` than others."""
-    r = 1.0 - t
-    w0, w3 = CUBIC * (t * (r * r)), CUBIC * (r * (t * t))
-    w1 = ((CUBIC + 2) * t - (CUBIC + 3)) * (t * t) + 1.0
-    w2 = 1.0 - w0 - w1 - w3
-    none = torch.zeros_like(w0)
-    taps = [none, w0, w1, w2, w3, none]
-    return [torch.where(further, left, here) for left, here in pairwise(taps)]
-
-
-@cache
-def compiled_linearise() -> Callable[..., None]:
-    return torch.compile(linearise, dynamic=True, fullgraph=True)
+    def _pad(self) -> None:
+        """Copy the images to ``padded``, (rows, C, pitch), edges replicated."""
+        r, (_, height, width) = self.reach, self.images.shape
+        rows = self.padded[r : r + height]
+        rows[..., r : r + width] = self.images.transpose(0, 1)
+        rows[..., :r] = rows[..., r : r + 1]
+        rows[..., r + width :] = rows[..., r + width - 1 : r + width]
+        self.padded[:r], self.padded[r + height :] = rows[0], rows[-1]

@@ -2,7 +2,7 @@
 
 On a GPU, and with ``plain=True`` on the CPU, batches run through the readable Solver of torch_solver, the reference for
 all other engines.  On the CPU pairs run one by one through StripSolver, the same algorithm arranged for speed, or with
-``compile=True`` through CompiledSolver, which is faster still once torch.compile has done its work.
+``compile=True`` through CompiledSolver, which is faster still once its loops have been compiled.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class TorchEngine(Engine):
     """TV-L1 in torch operations.  device: "cpu", "cuda", "cuda:1"; batch: pairs at once.
 
     plain: take the readable Solver on the CPU too, two to three times slower.
-    compile: on the CPU, compile the warp.  That costs half a minute of CPU time at the first use on a machine and some
-    seconds in every later process, for 40 to 50 ms less a pair of 224 x 224: it pays from about a thousand pairs on.
+    compile: on the CPU, compile all loops ahead of time.  That costs a minute or two of CPU time at the first use on a
+    machine, once for a kind of parameters (gamma or not, each median), for 100 to 180 ms less a pair of 224 x 224: it
+    pays from about a thousand pairs on, and at once in later processes.
     path: which of these is taken, and why.
     Raises UsageError when plain and compile, or compile and a GPU, are asked for, MepipeError without a C++ compiler.
     """
@@ -56,7 +57,7 @@ class TorchEngine(Engine):
     def _check_compile(self) -> None:
         if self.plain:
             raise UsageError("torch: compile=True is for the CPU and not for plain=True", do="leave one of them out")
-        from mepipe.flow.torch_compiled import check_compiler
+        from mepipe.flow.torch_ahead import check_compiler
 
         check_compiler()
 
@@ -64,7 +65,7 @@ class TorchEngine(Engine):
         if self.plain:
             return "plain operations on batches: " + ("a GPU" if self._kind != "cpu" else "asked for")
         if self.compile:
-            return "strips, the warp compiled: asked for"
+            return "loops compiled ahead of time: asked for"
         return "strips, not compiled: compile=True was not asked for"
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ each has some 5e-8 px of that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import ceil, inf
 
@@ -82,7 +83,9 @@ class Level:
         self.A, self.D = torch.zeros(2, channels, height, pitch)
         self.I0, self.c, self.changes = torch.zeros(3, height, pitch)
         self.flow = self.U[:, :height, :width]
-        self.median = Median(self.flow[:2], self.params.median, scratch) if self.params.median > 1 else None
+        self.median: Callable[[], None] | None = None
+        if self.params.median > 1:
+            self.median = Median(self.flow[:2], self.params.median, scratch)
         self.strips = self._strips()
 
     def _strips(self) -> list[Strip]:
@@ -117,11 +120,20 @@ class Level:
             for _ in range(self.params.inner):
                 keep = change < SOON * enough
                 # the dual step of the iteration that stops is still made
-                change = sum([strip.iterate(keep) for strip in self.strips])
+                change = self._iterate(keep)
                 if keep and abs(change - enough) <= NEAR * enough:
                     change = sum_in_order(self.changes[:, : self.width])
                 if change <= enough:
                     return
+
+    def _iterate(self, keep: bool) -> float:
+        """One iteration: the sum of the squared change of U.  keep: leave that of each pixel in ``changes``."""
+        return sum([strip.iterate(keep) for strip in self.strips])
+
+
+def plane(rows: Tensor, shift: int, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The memory of ``rows``, (H, pitch), from ``shift`` elements further on, as that many rows or in ``shape``."""
+    return rows.as_strided(shape or rows.shape, rows.stride(), rows.storage_offset() + shift)
 
 
 class Work:
@@ -202,6 +214,14 @@ class Strip:
         torch.add(_ONE, norm, alpha=self.level.taut, out=norm)
         self.P.add_(self.grad, alpha=self.level.tau).div_(norm)
         return change
+
+    def warp_to(self, I1w: Tensor) -> None:
+        """Set D and ``I1w``, (H, pitch), of these rows from the images warped by the flow so far."""
+        warped = self.work.warp(self.top, self.U[:2])
+        I1w[self.top : self.top + self.work.warp.rows] = warped[0].view(self.work.warp.rows, -1)
+        self.D[:2] = warped[1:]
+        for array in self.outside:
+            array.zero_()
 
     def linearise(self) -> None:
         """Set A, D and c of these rows from the images warped by the flow so far."""
