@@ -45,13 +45,13 @@ from mepipe.flow.simd import (
 
 # Hash of simd.py and median.py, which a test compares.  numba's cache would not notice a change there; writing the
 # new hash here changes this file, and that it notices.
-PRIMITIVES = "50561f08f714a4ff"
+PRIMITIVES = "a8ea1f3325b96c57"
 
 Plane = np.ndarray  # flat float32 with guards, see above
 Planes = tuple[np.ndarray, ...]
 Shape = tuple[int, int, int]  # H, W, pitch
 Vector = Any  # 16 float32 in registers
-TABLE = 30  # rows of pitch that median5 needs: 20 of half a row and two vectors each, and a row is three or more
+TABLE = PairMedian(5).rows  # of pitch, that median5 needs
 LEFT = LANES  # guard columns on each side; a vector that starts at the last pixel still ends in the plane
 MARGIN = 4  # zero pixels around the packed image: positions further out read only zeros
 FLT_EPSILON = np.float32(np.finfo(np.float32).eps)
@@ -93,18 +93,35 @@ def _hypot(a: Vector, b: Vector) -> Vector:
 
 
 @kernel(forceinline=True)
-def _dual_step(px: Plane, py: Plane, py_old: Vector, ux: Vector, uy: Vector, taut: Vector, j: int) -> None:
+def _dual_step(px: Plane, py: Plane, ux: Vector, uy: Vector, taut: Vector, j: int) -> None:
     """Dual step at ``j``: p = (p + taut * grad u) / (1 + taut * |grad u|)."""
     norm = splat(ONE) + taut * _hypot(ux, uy)
     store(px, j, (load(px, j) + taut * ux) / norm)
-    store(py, j, (py_old + taut * uy) / norm)
+    store(py, j, (load(py, j) + taut * uy) / norm)
+
+
+@kernel(forceinline=True)
+def _dual_above(u: Plane, px: Plane, py: Plane, taut: Vector, j: int, i: int) -> None:
+    """Dual step at ``j``, one row above ``i``."""
+    here = load(u, j)
+    _dual_step(px, py, load(u, j + 1) - here, load(u, i) - here, taut, j)
+
+
+@kernel(forceinline=True)
+def _duals(u1: Plane, u2: Plane, u3: Plane, p: Planes, taut: Vector, j: int, i: int, with_gamma: bool) -> None:
+    """Dual steps of all channels at ``j``, one row above ``i``."""
+    p11, p12, p21, p22, p31, p32 = p
+    _dual_above(u1, p11, p12, taut, j, i)
+    _dual_above(u2, p21, p22, taut, j, i)
+    if with_gamma:
+        _dual_above(u3, p31, p32, taut, j, i)
 
 
 @kernel(forceinline=True)
 def _step(
-    u: Plane, px: Plane, py: Plane, push: Vector, theta: Vector, taut: Vector, i: int, j: int, first: bool, left: bool
+    u: Plane, px: Plane, py: Plane, push: Vector, theta: Vector, i: int, j: int, first: bool, left: bool
 ) -> Vector:
-    """Primal step u += push + theta * div p at ``i``, dual step at ``j`` one row above unless ``first`` row.
+    """Primal step u += push + theta * div p at ``i``, one row below ``j`` unless in the ``first`` row.
 
     left: ``i`` is in the first column, where OpenCV adds up the divergence in another order.
     Returns the squared change.
@@ -115,12 +132,9 @@ def _step(
     if left:
         divergence = first_lane((p1 + p2) - py_above, divergence)
     old = load(u, i)
-    below = (old + push) + theta * divergence
-    store(u, i, below)
-    if not first:
-        here = load(u, j)
-        _dual_step(px, py, py_above, load(u, j + 1) - here, below - here, taut, j)
-    change = below - old
+    new = (old + push) + theta * divergence
+    store(u, i, new)
+    change = new - old
     return change * change
 
 
@@ -154,6 +168,7 @@ def _row(
 ) -> Vector:
     """Primal step of the row at ``o`` and dual step of the row ``above``. Returns the squared change, by lane.
 
+    The dual step follows one vector behind: it would wait for the primal step of its own, root and divisions and all.
     changes: takes the squared change of every pixel if ``keep``.
     """
     p11, p12, p21, p22, p31, p32 = p
@@ -167,13 +182,17 @@ def _row(
         if with_gamma:
             rho = rho + load(gamma_row, x) * load(u3, i)
         f = _threshold(rho, gx, gy, most)
-        change = _step(u1, p11, p12, f * gx, theta, tauts, i, j, first, left)
-        change = change + _step(u2, p21, p22, f * gy, theta, tauts, i, j, first, left)
+        change = _step(u1, p11, p12, f * gx, theta, i, j, first, left)
+        change = change + _step(u2, p21, p22, f * gy, theta, i, j, first, left)
         if with_gamma:
-            change = change + _step(u3, p31, p32, f * load(gamma_row, x), theta, tauts, i, j, first, left)
+            change = change + _step(u3, p31, p32, f * load(gamma_row, x), theta, i, j, first, left)
+        if not (first or left):
+            _duals(u1, u2, u3, p, tauts, j - LANES, i - LANES, with_gamma)
         if keep:
             store(changes, i, change)
         total = total + change
+    if not first:
+        _duals(u1, u2, u3, p, tauts, above + width - LANES, o + width - LANES, with_gamma)
     return total
 
 
@@ -182,7 +201,7 @@ def _last_row(u: Plane, px: Plane, py: Plane, taut: float, o: int, width: int) -
     """Dual step of the last row, whose derivative downwards is 0."""
     for x in range(0, width, LANES):
         i = o + x
-        _dual_step(px, py, load(py, i), load(u, i + 1) - load(u, i), splat(ZERO), splat(taut), i)
+        _dual_step(px, py, load(u, i + 1) - load(u, i), splat(ZERO), splat(taut), i)
 
 
 @kernel()
@@ -288,8 +307,7 @@ def solve_warp(
 # --- median ----------------------------------------------------------------------------------------
 
 _sort3, _median3 = median_operations(3)
-_pairs = PairMedian(5)
-_sort_columns, _merge_columns, _medians = _pairs.sort_columns(), _pairs.merge_columns(), _pairs.medians()
+_medians = PairMedian(5).medians()
 
 
 @kernel()
@@ -304,10 +322,10 @@ def _replicate_columns(u: Plane, shape: Shape) -> None:
 
 
 @kernel(forceinline=True)
-def _put_back(u: Plane, plane: Plane, shape: Shape) -> None:
-    """The rows of ``plane`` into ``u``, without the guards."""
+def _put_back(u: Plane, plane: Plane, shape: Shape, first: int) -> None:
+    """The rows of ``plane`` from ``first`` on into ``u``, without the guards."""
     height, _, pitch = shape
-    for y in range(height):
+    for y in range(first, height):
         start, end = (y + 1) * pitch + LEFT, (y + 2) * pitch - LEFT
         u[start:end] = plane[start:end]
 
@@ -316,20 +334,15 @@ def _put_back(u: Plane, plane: Plane, shape: Shape) -> None:
 def median5(u: Plane, plane: Plane, table: Plane, shape: Shape) -> None:
     """cv2.medianBlur(u, 5) in place; ``plane`` and ``table``, TABLE rows of pitch, are overwritten."""
     height, _, pitch = shape
-    stride = pitch // 2 + 2 * LANES
     _replicate_columns(u, shape)
-    for y in range(height):
-        r0, r1 = (max(y - 2, 0) + 1) * pitch, (max(y - 1, 0) + 1) * pitch
-        r3, r4 = (min(y + 1, height - 1) + 1) * pitch, (min(y + 2, height - 1) + 1) * pitch
-        r2 = (y + 1) * pitch
-        for h in range(0, pitch // 2, LANES):
-            x = 2 * h
-            _sort_columns(table, h, stride, u, (r0 + x, r1 + x, r2 + x, r3 + x, r4 + x))
-        for h in range(LEFT // 2 - 1, (pitch - LEFT) // 2 + 1, LANES):
-            _merge_columns(table, h, stride)
-        for h in range(LEFT // 2 - 1, (pitch - LEFT) // 2 - 1, LANES):
-            _medians(plane, r2 + 2 * h + 2, table, h, stride)
-    _put_back(u, plane, shape)
+    for y in range(-4, height, 2):  # the first two pairs lie above the image and only fill the table
+        last = y + 2 >= height  # it still reads the row that it writes
+        out = plane if y < 0 or last else u
+        two, three = (min(max(y + 2, 0), height - 1) + 1) * pitch, (min(max(y + 3, 0), height - 1) + 1) * pitch
+        here, below = (max(y, -1) + 1) * pitch, (max(y + 1, -1) + 1) * pitch
+        for x in range(LEFT, pitch - LEFT, LANES):
+            _medians(u, (two + x, three + x), out, (here + x, below + x), table, x, pitch, (y >> 1) & 1)
+    _put_back(u, plane, shape, (height - 1) // 2 * 2)
 
 
 @kernel()
@@ -343,7 +356,7 @@ def median3(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
             _sort3(columns, x, pitch, u, (r0 + x, r1 + x, r2 + x))
         for x in range(LEFT, pitch - LEFT, LANES):
             store(plane, r1 + x, _median3(columns, x, pitch))
-    _put_back(u, plane, shape)
+    _put_back(u, plane, shape, 0)
 
 
 # --- warping ---------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ numba's cache looks at the file of a kernel, not at this one: see PRIMITIVES in 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -440,94 +439,69 @@ def median_operations(k: int) -> tuple[Any, Any]:
 
 
 class PairMedian:
-    """Medians of k x k windows, two neighbours at once, as three intrinsics: see :func:`pair_program`.
+    """Medians of k x k windows (k is 5), of a row and the next at once, as one intrinsic: see :func:`pair_program`.
 
-    All work on a table whose rows are ``stride`` apart: element h of rows 0..k-1 is the sorted column 2h of the image,
-    of rows k..2k-1 column 2h + 1, and of rows 2k..4k-1 the merge of columns 2h + 1 and 2h + 2.
+    Rows are taken in pairs, y and y + 1 for even y.  What a later pair needs again lies in a table, whose rows are
+    ``stride`` apart: a sorted row is k of them, for each element it and its k - 1 neighbours in order.
+      EVEN   sorted rows y - 2 and y, in the two places ``slot`` 0 and 1 by turns
+      ODD    sorted row y + 1
+      MERGE  rows y - 1 and y, merged: 2 k
     """
 
     def __init__(self, k: int) -> None:
         self.k = k
         self.sort, (self.first, self.second) = pair_program(k)
+        self.odd, self.merge, self.rows = 2 * k, 3 * k, 5 * k
 
-    def _rows(self, context: Any, builder: ir.IRBuilder, kind: Any, table: Sequence[Any], first: int) -> Iterator[Any]:
-        """Places in the rows from ``first`` on; table: the array, the element, the stride."""
-        array, at, stride = table
-        for row in range(first, 4 * self.k):
-            yield _place(context, builder, kind, array, builder.add(at, builder.mul(stride, stride.type(row))))
+    def medians(self) -> Any:
+        """f(image, rows, out, to, table, at, stride, slot): LANES medians of rows y and y + 1, to ``out[to[0 or 1]]``.
 
-    def _read(self, context: Any, builder: ir.IRBuilder, kind: Any, table: Sequence[Any], first: int, n: int) -> list:
-        return [builder.load(place, align=4) for place in islice(self._rows(context, builder, kind, table, first), n)]
-
-    def sort_columns(self) -> Any:
-        """f(table, at, stride, rows, where): fill in columns, from the image rows that begin at ``rows[where[i]]``."""
+        rows: where in ``image`` the element ``at`` of rows y + 2 and y + 3 is.  The table goes on to the next pair.
+        """
 
         def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            *table, image, where = arguments
-            pairs = []
-            for index in cgutils.unpack_tuple(builder, where):
-                starts = [builder.add(index, index.type(i)) for i in (0, LANES)]
-                places = [_place(context, builder, signature.args[3], image, start) for start in starts]
-                pairs.append([builder.load(place, align=4) for place in places])
-            values = []
-            for phase in (0, 1):
-                every_second = _lanes(range(phase, 2 * LANES, 2))
-                values += _run(builder, [builder.shuffle_vector(*pair, every_second) for pair in pairs], self.sort)
-            places = islice(self._rows(context, builder, signature.args[0], table, 0), 2 * self.k)
-            for value, place in zip(values, places, strict=True):
+            _, rows, _, to, _, at, stride, slot = arguments
+            (image, _, out, _, table, *_), k = range(len(arguments)), self.k
+
+            def places(argument: int, indices: Iterable[Any]) -> list[Any]:
+                return [_place(context, builder, signature.args[argument], arguments[argument], i) for i in indices]
+
+            def table_rows(first: Any, count: int) -> list[Any]:
+                each = [builder.add(first, stride.type(i)) for i in range(count)]
+                return places(table, [builder.add(at, builder.mul(stride, row)) for row in each])
+
+            def sorted_row(start: Any) -> list[Any]:
+                around = [builder.add(start, start.type(i - k // 2)) for i in range(k)]
+                return _run(builder, read(places(image, around)), self.sort)
+
+            def read(these: list[Any]) -> list[Any]:
+                return [builder.load(place, align=4) for place in these]
+
+            even = table_rows(builder.mul(slot, slot.type(k)), k)
+            odd, merged = (table_rows(stride.type(first), n) for first, n in ((self.odd, k), (self.merge, 2 * k)))
+            two, three = (sorted_row(start) for start in cgutils.unpack_tuple(builder, rows))
+            merge = self._merge(builder, read(odd) + two, self.first)
+            shared = self._merge(builder, read(merged) + merge, self.second)
+            medians = [self._pick(builder, shared, others) for others in (read(even), three)]
+            targets = places(out, cgutils.unpack_tuple(builder, to)) + even + odd + merged
+            for value, place in zip(medians + two + three + merge, targets, strict=True):
                 builder.store(value, place, align=4)
             return context.get_dummy_value()
 
         @intrinsic
-        def sort_columns(typing: Any, table: Any, at: Any, stride: Any, rows: types.Array, where: Any) -> Any:
-            return types.void(table, types.intp, types.intp, rows, types.UniTuple(types.intp, self.k)), emit
-
-        return sort_columns
-
-    def merge_columns(self) -> Any:
-        """f(table, at, stride): fill in merges of columns 2 * at + 1 and 2 * at + 2."""
-
-        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            table, at, stride = arguments
-            part, k = (context, builder, signature.args[0]), self.k
-            wires = self._read(*part, (table, at, stride), k, k)
-            wires += self._read(*part, (table, builder.add(at, at.type(1)), stride), 0, k)
-            network, order = self.first
-            wires = _run(builder, wires, network)
-            for wire, place in zip(order, self._rows(*part, (table, at, stride), 2 * k), strict=True):
-                builder.store(wires[wire], place, align=4)
-            return context.get_dummy_value()
-
-        @intrinsic
-        def merge_columns(typing: Any, table: types.Array, at: types.Integer, stride: types.Integer) -> Any:
-            return types.void(table, types.intp, types.intp), emit
-
-        return merge_columns
-
-    def medians(self) -> Any:
-        """f(out, to, table, at, stride): of columns 2 * at + k // 2 on, to ``out[to : to + 2 * LANES]``; k is 5."""
-
-        def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            out, to, table, at, stride = arguments
-            part, k = (context, builder, signature.args[2]), self.k
-            one, two = (builder.add(at, at.type(i)) for i in (1, k // 2))
-            network, middle = self.second
-            wires = self._read(*part, (table, at, stride), 2 * k, 2 * k)
-            wires = _run(builder, wires + self._read(*part, (table, one, stride), 2 * k, 2 * k), network)
-            shared = [wires[wire] for wire in middle]
-            left = self._pick(builder, shared, self._read(*part, (table, at, stride), 0, k))
-            right = self._pick(builder, shared, self._read(*part, (table, two, stride), k, k))
-            for i in (0, LANES):
-                in_turn = _lanes(n for lane in range(i // 2, (i + LANES) // 2) for n in (lane, lane + LANES))
-                place = _place(context, builder, signature.args[0], out, builder.add(to, to.type(i)))
-                builder.store(builder.shuffle_vector(left, right, in_turn), place, align=4)
-            return context.get_dummy_value()
-
-        @intrinsic
-        def medians(typing: Any, out: types.Array, to: Any, table: types.Array, at: Any, stride: Any) -> Any:
-            return types.void(out, types.intp, table, types.intp, types.intp), emit
+        def medians(
+            typing: Any, image: Any, rows: Any, out: Any, to: Any, table: Any, at: Any, stride: Any, slot: Any
+        ) -> Any:
+            pair, index = types.UniTuple(types.intp, 2), types.intp
+            return types.void(image, pair, out, pair, table, index, index, index), emit
 
         return medians
+
+    @staticmethod
+    def _merge(builder: ir.IRBuilder, wires: list[Any], program: tuple[list[Exchange], list[int]]) -> list[Any]:
+        network, order = program
+        wires = _run(builder, wires, network)
+        return [wires[wire] for wire in order]
 
     def _pick(self, builder: ir.IRBuilder, shared: list[Any], others: list[Any]) -> Any:
         best = shared[self.k]
