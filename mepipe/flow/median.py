@@ -133,7 +133,8 @@ def merging_network(a: list[int], b: list[int]) -> tuple[list[Exchange], list[in
 def pair_program(k: int) -> tuple[list[Exchange], list[tuple[list[Exchange], list[int]]]]:
     """(sort, merges): how to take the medians of two neighbouring k x k windows at once.
 
-    The windows share all but two of their 2 x k columns.  For columns 0..k of such a pair
+    The windows share all but two of their 2 x k columns (or rows, where they are one above the other).  For columns
+    0..k of such a pair
       sort       each column (shared by all windows that it is in)
       merge      columns 1 and 2, 3 and 4, ... and then what that gives, two by two, into one sorted list.  Its k + 1
                  values in the middle are the only ones that can be the median of either window

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mepipe.flow.median import Exchange, pair_program
-from mepipe.flow.torch_ops import CUBIC
+from mepipe.flow.median import pair_program
+from mepipe.flow.torch_ops import CUBIC, run_exchanges
 from mepipe.flow.torch_solver import FLT_EPSILON
 
 WINDOW = 5  # taps along an axis: four of a pixel, and one more for pixels that are shifted by one more than others
@@ -218,7 +218,7 @@ def sort_rows(k: int) -> Loop:
 
 def _sort_rows(k: int, *planes: Tensor) -> None:
     keys = [_key(plane) for plane in planes[:k]]
-    for out, value in zip(planes[k:], _run(pair_program(k)[0], keys), strict=True):
+    for out, value in zip(planes[k:], run_exchanges(keys, pair_program(k)[0]), strict=True):
         out.copy_(value)
 
 
@@ -235,7 +235,7 @@ def _pick_median(k: int, *keys: Tensor) -> tuple[Tensor, Tensor]:
     rows = [[key[:, parity] for key in keys[i : i + k]] for i in range(0, len(keys), k) for parity in (0, 1)]
     shared = rows[1:k]  # of the two windows of k rows each
     for network, order in pair_program(k)[1]:
-        merged = [_run(network, a + b) for a, b in zip(shared[::2], shared[1::2], strict=True)]
+        merged = [run_exchanges(a + b, network) for a, b in zip(shared[::2], shared[1::2], strict=True)]
         shared = [[wires[i] for i in order] for wires in merged]
     return _float(_pick(shared[0], rows[0])), _float(_pick(shared[0], rows[k]))
 
@@ -247,17 +247,6 @@ def _pick(first: list[Tensor], other: list[Tensor]) -> Tensor:
     for j in range(k):
         best = torch.minimum(best, torch.maximum(first[k - 1 - j], other[j]))
     return best
-
-
-def _run(network: list[Exchange], wires: list[Tensor]) -> list[Tensor]:
-    wires = list(wires)
-    for low, high, keep_low, keep_high in network:
-        a, b = wires[low], wires[high]
-        if keep_low:
-            wires[low] = torch.minimum(a, b)
-        if keep_high:
-            wires[high] = torch.maximum(a, b)
-    return wires
 
 
 def _key(values: Tensor) -> Tensor:
