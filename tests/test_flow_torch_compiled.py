@@ -6,6 +6,7 @@ Compiling takes a minute or two, so only the slow test does it; the others run t
 import shutil
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ OPTIONS = [
     {"median": 0},
     {"gamma": 0.1},
     {"pad": 0},
-    {"fixed": False},
+    {"fixed": False, "warps": 2},
     {"fixed": False, "epsilon": 0.0, "inner": 3, "outer": 4},
 ]
 
@@ -181,6 +182,41 @@ def test_what_cannot_be_compiled_is_one_line(packages, monkeypatch):
     with pytest.raises(MepipeError, match=r"^torch could not compile dual: C\+\+ compile error; leave compile out$"):
         ahead.load(loops.dual())
     assert list(ahead.folder().iterdir()) == []
+
+
+def test_threads_compile_one_at_a_time(packages, monkeypatch):
+    """torch.export fails in two threads at once; each loop is also made only once."""
+    made, at_work = [], []
+
+    def slowly(loop, package):
+        at_work.append(loop.name)
+        time.sleep(0.05)
+        assert len(at_work) == 1
+        made.append(at_work.pop())
+        package.write_text("code")
+
+    monkeypatch.setattr(ahead, "_compile", slowly)
+    wanted, found = [loops.dual(), loops.dual(), loops.warp(), loops.warp()], []
+    threads = [threading.Thread(target=lambda loop=loop: found.append(ahead.load(loop))) for loop in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["code"] * 4
+    assert sorted(made) == ["dual", "warp"]
+
+
+@pytest.mark.parametrize("where", ["the folder is a file", "the package is a folder", "nothing can be opened there"])
+def test_a_folder_that_cannot_be_used_is_one_line(packages, monkeypatch, where):
+    if where == "the folder is a file":
+        ahead.folder().write_text("")
+    elif where == "the package is a folder":
+        (ahead.folder() / "dual.pt2" / "x").mkdir(parents=True)
+    else:
+        ahead.load(loops.dual())
+        monkeypatch.setattr(ahead, "_open", lambda package: (packages / "no" / "probe").touch())
+    with pytest.raises(MepipeError, match=r"compiled code cannot be kept: .*set TORCHINDUCTOR_CACHE_DIR to a folder"):
+        ahead.load(loops.dual())
 
 
 # --- the engine ---

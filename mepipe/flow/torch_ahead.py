@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,22 +39,35 @@ def check_compiler() -> None:
         raise MepipeError(f"compile=True needs torch 2.6 or later, here is {torch.__version__}", do="leave compile out")
 
 
+_one_at_a_time = threading.Lock()  # torch.export of two threads at once fails
+
+
 def load(loop: Loop) -> Call:
     """``loop`` compiled, from the package made for this machine, which is made if it is missing or unreadable.
 
     The function returned takes its tensors as a list and is for one thread at a time.
-    Raises MepipeError when the compiler fails.
+    Raises MepipeError when the compiler fails, or where nothing can be written beside the packages: torch tries out
+    the processor there, in every process.
     """
-    package = folder() / f"{loop.name}.pt2"
+    with _one_at_a_time:
+        try:
+            package = folder() / f"{loop.name}.pt2"
+            return _opened(package) or _make(loop, package)
+        except OSError as e:
+            do = "set TORCHINDUCTOR_CACHE_DIR to a folder that can be written to, or leave compile out"
+            raise MepipeError(f"compiled code cannot be kept: {e}", do=do) from e
+
+
+def _opened(package: Path) -> Call | None:
+    """The package, unless it is missing, cut short or of another build."""
     if package.exists():
-        with suppress(RuntimeError):  # cut short or of another build: made anew
+        with suppress(RuntimeError):
             return _open(package)
-    _make(loop, package)
-    return _open(package)
+    return None
 
 
 def folder() -> Path:
-    """Where packages for this machine, this torch and these sources lie."""
+    """Where packages for this processor, compiler, Python, torch and these sources lie."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     of = [torch.__version__, sys.version, _cpu(), os.environ.get("CXX", "")]
@@ -74,7 +88,7 @@ def _open(package: Path) -> Call:
     return torch._inductor.aoti_load_package(str(package)).loader.run
 
 
-def _make(loop: Loop, package: Path) -> None:
+def _make(loop: Loop, package: Path) -> Call:
     package.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=package.parent, prefix="making-") as aside:
         made = Path(aside) / package.name
@@ -83,6 +97,7 @@ def _make(loop: Loop, package: Path) -> None:
         except Exception as e:  # torch and the compiler raise what they like; all a user can do is to do without
             raise MepipeError(f"torch could not compile {loop.name}: {_first_line(e)}", do="leave compile out") from e
         made.replace(package)  # another process may have made the same one meanwhile
+    return _open(package)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,9 +32,9 @@ class TorchEngine(Engine):
     """TV-L1 in torch operations.  device: "cpu", "cuda", "cuda:1"; batch: pairs at once.
 
     plain: take the readable Solver on the CPU too, two to three times slower.
-    compile: on the CPU, compile all loops ahead of time, to round as ``plain`` does.  That costs two minutes of CPU time
-    at the first use on a machine (once more, but less, for gamma and for another median), for 90 to 170 ms less a pair
-    of 224 x 224: it pays from about a thousand pairs on, in later processes from the 25th.
+    compile: on the CPU, compile all loops ahead of time, and round as ``plain`` does.  That costs two minutes of CPU
+    time at the first use on a machine (and less than one more for gamma, and for another median), for 90 to 170 ms less
+    a pair of 224 x 224: it pays from about a thousand pairs on, in later processes from the 25th.
     path: which of these is taken, and why.
     Raises UsageError when plain and compile, or compile and a GPU, are asked for, MepipeError without a C++ compiler.
     """
