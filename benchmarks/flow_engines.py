@@ -66,7 +66,7 @@ def usable(name: str, threads: int = 1, **options: object) -> Engine | None:
     except MepipeError as e:
         print(f"{name}: left out, {e}")
         return None
-    return get_engine(name, "cpu", threads=threads) if hasattr(engine, "threads") else engine
+    return get_engine(name, "cpu", threads=threads) if engine.callers else engine
 
 
 def flow_by(engine: Engine, params: TVL1Params) -> Method:

@@ -28,7 +28,7 @@ _OPENCV_WHEELS = (  # the wheels that can own ``cv2``; the one with optflow firs
 class Engine(ABC):
     """One way to compute TV-L1.  name: as registered; device: "cpu", "cuda:0", ...
 
-    batch: how many pairs it likes to be given at once; any number is accepted.
+    batch: how many pairs ``solve`` likes to be given at once; any number is accepted.
     callers: how many threads may best call it at the same time with one pair each; 0 where batches are better.
     """
 
@@ -55,9 +55,13 @@ class Engine(ABC):
         onset, apex = check_pair(onset, apex)
         start = None if initial is None else check_initial(initial, shape)
         out = np.empty((len(onset), 3, *onset.shape[1:]), np.float32)
-        for first in range(0, len(onset), self.batch):
-            part = slice(first, first + self.batch)
+
+        def some(i: int) -> None:
+            part = slice(i * self.batch, (i + 1) * self.batch)
             out[part] = self._flow(onset[part], apex[part], params, None if start is None else start[part])
+
+        # padding and magnitude in the threads too: done before and after them, they cost two cores 3 to 9 %
+        for_each(some, -(-len(onset) // self.batch), self.callers or 1)
         return out
 
     def _flow(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:

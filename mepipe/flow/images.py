@@ -121,7 +121,13 @@ def pad_replicate(images: np.ndarray, pad: int) -> np.ndarray:
     """``images`` (..., H, W) with ``pad`` px of edge values on each side."""
     if pad == 0:
         return images
-    return np.pad(images, [(0, 0)] * (images.ndim - 2) + [(pad, pad)] * 2, mode="edge")
+    *lead, height, width = images.shape
+    out = np.empty((*lead, height + 2 * pad, width + 2 * pad), images.dtype)  # np.pad costs ten times as much
+    inner = out[..., pad:-pad, :]
+    inner[..., pad:-pad] = images
+    inner[..., :pad], inner[..., -pad:] = images[..., :1], images[..., -1:]
+    out[..., :pad, :], out[..., -pad:, :] = inner[..., :1, :], inner[..., -1:, :]
+    return out
 
 
 def crop(flow: np.ndarray, pad: int) -> np.ndarray:

@@ -5,14 +5,15 @@ One image at a time through :mod:`mepipe.flow.native_kernels`, several images in
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine, for_each
+from mepipe.flow.engine import Engine
 from mepipe.flow.images import grey_levels, level_sizes
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
@@ -38,18 +39,13 @@ class NativeEngine(Engine):
 
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
-        self.threads = threads or cores()
-        self.callers = self.threads
-        self.batch = 64 * self.threads  # the threads idle at the end of a batch, for half a pair each
+        self.callers = threads or cores()
 
     def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         out = np.empty((len(onset), 2, *onset.shape[1:]), np.float32)
-
-        def one(i: int) -> None:
+        for i in range(len(onset)):
             start = None if initial is None else initial[i]
             out[i] = solve_pair(grey_levels(onset[i]), grey_levels(apex[i]), params, start)
-
-        for_each(one, len(onset), self.threads)
         return out
 
     def versions(self) -> dict[str, str | None]:
@@ -59,146 +55,155 @@ class NativeEngine(Engine):
 def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
     """(H, W) float32 grey 0..255 twice -> (2, H, W) float32 u, v."""
     ratio = 1.0 / params.scale_step
-    pyramid = [(onset, apex, initial)]
-    for size in level_sizes(*onset.shape, params.nscales, params.scale_step)[1:]:
-        I0, I1, u = pyramid[-1]
-        smaller = None if u is None else np.stack([resize(c, size, ratio, params.scale_step) for c in u])
-        pyramid.append((resize(I0, size, ratio), resize(I1, size, ratio), smaller))
+    sizes = level_sizes(*onset.shape, params.nscales, params.scale_step)
+    levels = _levels(tuple(sizes), 3 if params.gamma else 2)  # u, v, and with gamma the illumination term
+    finest, coarsest = levels[0], levels[-1]
+    finest.fill(finest.images, (onset, apex))
+    if initial is not None:
+        finest.fill(finest.u, initial)
+    for fine, coarse in pairwise(levels):
+        resize(fine, fine.images, coarse, coarse.images, ratio)
+        if initial is not None:
+            resize(fine, fine.u[:2], coarse, coarse.u, ratio, (params.scale_step,) * 2)
 
-    start = pyramid[-1][2]
-    # u, v, and with gamma the illumination term
-    flow = np.zeros((3 if params.gamma else 2, *pyramid[-1][0].shape), np.float32)
-    if start is not None:
-        flow[:2] = start
-    memory = _memory(*onset.shape)
-    for I0, I1, _ in reversed(pyramid):
-        if flow.shape[1:] != I0.shape:
-            factors = (ratio, ratio, 1.0)  # motion grows with the image, illumination does not
-            flow = np.stack([resize(c, I0.shape, None, k) for c, k in zip(flow, factors, strict=False)])
-        flow = Level(I0, I1, flow, memory).solve(params)
-    return flow[:2]
-
-
-PLANES = 16  # a level has at most 14, and two scratch ones
-ROWS = kernels.TABLE + 4  # and of rows: those of the median, 2 of parameters; alignment takes less than 2
+    for plane in coarsest.u[0 if initial is None else 2 :]:
+        plane.fill(0.0)
+    coarsest.solve(params)
+    for coarse, fine in pairwise(reversed(levels)):
+        # motion grows with the image, illumination does not
+        resize(coarse, coarse.u, fine, fine.u, None, (ratio, ratio, 1.0))
+        fine.solve(params)
+    return np.stack([finest.pixels(plane) for plane in finest.u[:2]])
 
 
 class Memory:
-    """One block for all levels of a pair, and for the next: new memory costs more than a median filter."""
+    """One block for all planes of a pair, and for the next: new memory costs more than a median filter."""
 
-    def __init__(self, height: int, width: int) -> None:
-        pitch = _pitch(width)
-        sampled = 7 * (height + 2 * MARGIN + 1) * (width + 2 * MARGIN + 1)  # four packed and three planes
-        self._block = np.empty(PLANES * (height + 2) * pitch + sampled + ROWS * pitch + 48 * LANES, np.float32)
-        self._used = 0
-        self.size = (height, width)
+    def __init__(self, sizes: Sequence[tuple[int, int]], channels: int) -> None:
+        height, width = sizes[0]
+        kept = (2 + channels) * sum(_plane_size(*size) for size in sizes)
+        work = (2 * channels + 5) * _plane_size(height, width) + (kernels.TABLE + 2) * _pitch(width)
+        sampled = 4 * _with_margins(height, width) + 3 * _with_margins(height + 1, width + 1)
+        # 14 vectors for the samples, and where the others end within a vector
+        block = np.empty(kept + work + sampled + 18 * LANES, np.float32)
+        self.block = block[-(block.ctypes.data // 4) % LANES :]
+        self.used = 0
 
-    def restart(self) -> None:
-        """Give everything taken so far free."""
-        self._used = 0
-
-    def take(self, size: int, clear: bool = True) -> np.ndarray:
-        """``size`` float32, zeros if ``clear``, on a 64-byte boundary: a vector that crosses a cache line costs two."""
-        start = self._used + (-(self._block.ctypes.data // 4 + self._used)) % LANES
-        self._used = start + size
-        assert self._used <= len(self._block)
-        taken = self._block[start : self._used]
-        if clear:
-            taken.fill(0.0)
-        return taken
+    def take(self, size: int) -> np.ndarray:
+        """``size`` float32 as they are, on a 64-byte boundary: a vector that crosses a cache line costs two."""
+        start, self.used = self.used, self.used + -(-size // LANES) * LANES
+        assert self.used <= len(self.block)
+        return self.block[start : start + size]
 
 
-_kept = threading.local()  # the Memory that this thread used last
+_kept = threading.local()  # the levels that this thread used last
 
 
-def _memory(height: int, width: int) -> Memory:
-    """Memory for a pair of this size, kept by the thread: the system clears every page that it gives anew."""
-    kept = getattr(_kept, "memory", None)
-    if kept is None or kept.size != (height, width):
-        kept = _kept.memory = Memory(height, width)
-    return kept
+def _levels(sizes: tuple[tuple[int, int], ...], channels: int) -> list[Level]:
+    """The levels of a pair, finest first, kept by the thread: the system clears every page that it gives anew."""
+    if getattr(_kept, "key", None) != (sizes, channels):
+        _kept.key = _kept.levels = None  # before the new ones are made
+        memory = Memory(sizes, channels)
+        _kept.levels = [Level(size, channels, memory) for size in sizes]
+        for level in _kept.levels:
+            level.take_work(memory)
+        _kept.key = (sizes, channels)
+    return _kept.levels
 
 
 class Level:
-    """The planes of one pyramid level, see native_kernels."""
+    """One level of the pyramid: the images I0 and I1 and the channels of the flow as planes, see native_kernels."""
 
-    def __init__(self, I0: np.ndarray, I1: np.ndarray, flow: np.ndarray, memory: Memory) -> None:
-        height, width = I0.shape
-        pitch = _pitch(width)
-        self.shape = (height, width, pitch)
-        self.memory = memory
-        memory.restart()
-        self.scratch = (self._scratch(), self._scratch(), memory.take(kernels.TABLE * pitch, clear=False))
-        self.channels = len(flow)
-        unused = [self.scratch[0]]  # the kernels take a third channel, but touch it only with gamma
-        self.u = tuple([self._plane(c) for c in flow] + unused * (3 - len(flow)))
-        self.p = tuple([self._plane() for _ in range(2 * len(flow))] + unused * (6 - 2 * len(flow)))
-        self.warped = tuple(self._scratch() for _ in range(3))
-        self.reference = self._plane(I0)
-        packed = (height + 2 * MARGIN, width + 2 * MARGIN, 4)
-        planes = (3, height + 2 * MARGIN + 1, width + 2 * MARGIN + 1)
-        self.packed = memory.take(math.prod(packed))
-        flat = memory.take(math.prod(planes) + 2 * LANES)  # vectors may end behind the last pixel
-        kernels.pack(I1, self.packed.reshape(packed), flat[: math.prod(planes)].reshape(planes))
-        self.samples = (flat, np.zeros(LANES, np.int32), memory.take(8 * LANES), memory.take(4 * LANES))
+    def __init__(self, size: tuple[int, int], channels: int, memory: Memory) -> None:
+        self.size = size
+        self.shape = (*size, _pitch(size[1]))
+        self.images = tuple(self._planes(2, memory))
+        self.u = tuple(self._planes(channels, memory))
 
-    def _scratch(self) -> np.ndarray:
-        """A plane that is written before it is read."""
-        height, _, pitch = self.shape
-        return self.memory.take((height + 2) * pitch, clear=False)
+    def _planes(self, count: int, memory: Memory) -> list[np.ndarray]:
+        return [memory.take(_plane_size(*self.size)) for _ in range(count)]
 
-    def _plane(self, image: np.ndarray | None = None) -> np.ndarray:
-        height, _, pitch = self.shape
-        plane = self.memory.take((height + 2) * pitch)
-        if image is not None:
-            self._pixels(plane)[...] = image
-        return plane
+    def take_work(self, memory: Memory) -> None:
+        """What ``kernels.solve_level`` works in, the same memory for all levels: it is written before it is read."""
+        (height, width), (_, _, pitch), before = self.size, self.shape, memory.used
+        *scratch, Ix, Iy, rho_c = self._planes(5, memory)
+        unused = [scratch[0]] * (3 - len(self.u))  # the kernels take a third channel, but touch it only with gamma
+        self.channels = (*self.u, *unused)
+        self.p = (*self._planes(2 * len(self.u), memory), *unused, *unused)
+        self.warped = (Ix, Iy, rho_c)
+        self.rows = (memory.take(pitch), memory.take(pitch))
+        self.scratch = (*scratch, memory.take(kernels.TABLE * pitch))
+        packed = memory.take(4 * _with_margins(height, width))
+        self.packed = packed.reshape(height + 2 * MARGIN, width + 2 * MARGIN, 4)
+        flat = memory.take(
+            3 * _with_margins(height + 1, width + 1) + 2 * LANES
+        )  # vectors may end behind the last pixel
+        self.sampled = flat[: -2 * LANES].reshape(3, height + 2 * MARGIN + 1, width + 2 * MARGIN + 1)
+        self.samples = (flat, memory.take(8 * LANES), memory.take(4 * LANES))
+        self.places = np.zeros(LANES, np.int32)
+        memory.used = before
 
-    def _pixels(self, plane: np.ndarray) -> np.ndarray:
+    def fill(self, planes: tuple[np.ndarray, ...], images: Iterable[np.ndarray]) -> None:
+        """``images`` (H, W) float32 into ``planes``."""
+        for plane, image in zip(planes, images, strict=False):
+            kernels.fill(plane, image, self.shape)
+
+    def pixels(self, plane: np.ndarray) -> np.ndarray:
         """The (H, W) image in ``plane``."""
         height, width, pitch = self.shape
         return plane.reshape(height + 2, pitch)[1:-1, LEFT : LEFT + width]
 
-    def _row(self, value: float) -> np.ndarray:
-        _, width, pitch = self.shape
-        row = self.memory.take(pitch)
-        row[:width] = value
-        return row
-
-    def solve(self, params: TVL1Params) -> np.ndarray:
-        """All warps of the level. Returns the flow (2 or 3, H, W)."""
-        height, width, _ = self.shape
-        rows = self._row(params.theta), self._row(params.gamma)
-        l_t, taut = np.float32(params.lambda_ * params.theta), np.float32(params.tau / params.theta)
-        enough = float(np.float32(params.epsilon**2 * height * width))
-        for _ in range(params.warps):
-            kernels.linearise(self.packed, self.reference, *self.u[:2], self.warped, *self.samples, self.shape)
-            kernels.solve_warp(
-                *self.u, self.p, self.warped, rows, self.scratch, self.shape,
-                l_t, taut, params.gamma > 0, enough, params.inner, params.outer, params.median,
-            )  # fmt: skip
-        return np.stack([self._pixels(plane) for plane in self.u[: self.channels]])
+    def solve(self, params: TVL1Params) -> None:
+        """All warps of the level; the flow in ``u`` becomes the better one."""
+        height, width = self.size
+        kernels.solve_level(
+            self.images, self.channels, self.p, self.warped, self.rows, self.scratch,
+            self.packed, self.sampled, self.samples, self.places, self.shape,
+            (params.lambda_ * params.theta, params.tau / params.theta, params.theta, params.gamma),
+            float(np.float32(params.epsilon**2 * height * width)),
+            (params.warps, params.inner, params.outer),
+            params.median,
+        )  # fmt: skip
 
 
 def _pitch(width: int) -> int:
     return -(-width // LANES) * LANES + 2 * LEFT
 
 
-def resize(image: np.ndarray, size: tuple[int, int], scale: float | None, factor: float = 1.0) -> np.ndarray:
-    """cv2.resize, INTER_LINEAR, times ``factor``; scale: source pixels per target pixel, None for the sizes' ratio."""
-    out = np.empty(size, np.float32)
-    rows = _taps(image.shape[0], size[0], scale or image.shape[0] / size[0])
-    columns = _taps(image.shape[1], size[1], scale or image.shape[1] / size[1])
-    kernels.resize(image, out, *rows, *columns, float(factor))
-    return out
+def _plane_size(height: int, width: int) -> int:
+    return (height + 2) * _pitch(width)
+
+
+def _with_margins(height: int, width: int) -> int:
+    return (height + 2 * MARGIN) * (width + 2 * MARGIN)
+
+
+def resize(
+    level: Level,
+    planes: tuple[np.ndarray, ...],
+    to: Level,
+    into: tuple[np.ndarray, ...],
+    scale: float | None,
+    factors: tuple[float, ...] = (1.0, 1.0),
+) -> None:
+    """cv2.resize, INTER_LINEAR, of each plane, times its factor.
+
+    scale: source pixels per target pixel, None for the sizes' ratio.
+    """
+    rows, columns = (
+        _taps(source, target, scale or source / target) for source, target in zip(level.size, to.size, strict=True)
+    )
+    for plane, out, factor in zip(planes, into, factors, strict=False):
+        kernels.resize(plane, level.shape, out, to.shape, rows, columns, factor)
 
 
 @lru_cache(maxsize=64)
-def _taps(source: int, target: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """(left index, weight of its right neighbour) for each target pixel: half-pixel centres, clamped at the ends."""
+def _taps(source: int, target: int, scale: float) -> kernels.Taps:
+    """Half-pixel centres, clamped at the ends.  Indices are unsigned: for signed ones numba looks for negative ones."""
     at = ((np.arange(target) + 0.5) * scale - 0.5).clip(0, source - 1)
-    left = np.floor(at).astype(np.intp)
-    return left, (at - left).astype(np.float32)
+    left = np.floor(at)
+    right = np.minimum(left + 1, source - 1)
+    return left.astype(np.uintp), right.astype(np.uintp), (at - left).astype(np.float32)
 
 
 def warm_up() -> None:

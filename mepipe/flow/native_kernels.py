@@ -50,6 +50,7 @@ PRIMITIVES = "324e953c3a84c602"
 Plane = np.ndarray  # flat float32 with guards, see above
 Planes = tuple[np.ndarray, ...]
 Shape = tuple[int, int, int]  # H, W, pitch
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # of each target pixel: two neighbours, the weight of the second
 Vector = Any  # 16 float32 in registers
 TABLE = PairMedian(5).rows  # of pitch, that median5 needs
 LEFT = LANES  # guard columns on each side; a vector that starts at the last pixel still ends in the plane
@@ -74,6 +75,20 @@ def kernel(**options: Any) -> Any:
             return njit(nogil=True, error_model="numpy", **options)(function)
 
     return decorate
+
+
+@kernel(forceinline=True)
+def _copy(out: np.ndarray, at: int, row: np.ndarray, start: int, count: int) -> None:
+    """``out[at : at + count] = row[start : start + count]``, for which numba takes a second to compile."""
+    for x in range(count):
+        out[at + x] = row[start + x]
+
+
+@kernel(forceinline=True)
+def _set(out: np.ndarray, start: int, end: int, value: float) -> None:
+    """``out[start:end] = value``, likewise."""
+    for x in range(start, end):
+        out[x] = value
 
 
 # --- iterations ------------------------------------------------------------------------------------
@@ -326,8 +341,8 @@ def _put_back(u: Plane, plane: Plane, shape: Shape, first: int) -> None:
     """The rows of ``plane`` from ``first`` on into ``u``, without the guards."""
     height, _, pitch = shape
     for y in range(first, height):
-        start, end = (y + 1) * pitch + LEFT, (y + 2) * pitch - LEFT
-        u[start:end] = plane[start:end]
+        start = (y + 1) * pitch + LEFT
+        _copy(u, start, plane, start, pitch - 2 * LEFT)
 
 
 @kernel()
@@ -363,21 +378,24 @@ def median3(u: Plane, plane: Plane, columns: Plane, shape: Shape) -> None:
 
 
 @kernel()
-def pack(image: np.ndarray, packed: np.ndarray, planes: np.ndarray) -> None:
-    """``image`` (H, W) and its gradient, with margins, once pixel by pixel and once plane by plane.
+def pack(image: Plane, packed: np.ndarray, planes: np.ndarray, shape: Shape) -> None:
+    """``image`` and its gradient, with margins of 0, once pixel by pixel and once plane by plane.
 
     packed: (H + 2*MARGIN, W + 2*MARGIN, 4), pixels (I, Ix, Iy, 0).  planes: (3, H + 2*MARGIN + 1, W + 2*MARGIN + 1).
-    The gradient is half the difference of the neighbours, edges replicated.  The margins are left as they are: 0.
+    The gradient is half the difference of the neighbours, edges replicated.
     """
-    height, width = image.shape
+    height, width, pitch = shape
+    _set(packed.reshape(packed.size), 0, packed.size, ZERO)
+    _set(planes.reshape(planes.size), 0, planes.size, ZERO)
     for y in range(height):
-        up, down = max(y - 1, 0), min(y + 1, height - 1)
+        o = (y + 1) * pitch + LEFT
+        up, down = max(y, 1) * pitch + LEFT, min(y + 2, height) * pitch + LEFT
         for x in range(width):
             left, right = max(x - 1, 0), min(x + 1, width - 1)
-            gx, gy = HALF * (image[y, right] - image[y, left]), HALF * (image[down, x] - image[up, x])
+            gx, gy = HALF * (image[o + right] - image[o + left]), HALF * (image[down + x] - image[up + x])
             pixel, plane = packed[y + MARGIN, x + MARGIN], planes[:, y + MARGIN, x + MARGIN]
-            pixel[0], pixel[1], pixel[2] = image[y, x], gx, gy
-            plane[0], plane[1], plane[2] = image[y, x], gx, gy
+            pixel[0], pixel[1], pixel[2] = image[o + x], gx, gy
+            plane[0], plane[1], plane[2] = image[o + x], gx, gy
 
 
 @kernel(forceinline=True)
@@ -493,53 +511,114 @@ def linearise(
             store(rho_c, i, sample - gx * u - gy * v - load(reference, i))
 
 
-# --- resizing --------------------------------------------------------------------------------------
+# --- images and levels -----------------------------------------------------------------------------
+
+
+@kernel(forceinline=True)
+def _clear_guards(plane: Plane, shape: Shape) -> None:
+    height, columns, pitch = shape
+    _set(plane, 0, pitch + LEFT, ZERO)
+    for y in range(1, height + 1):
+        _set(plane, y * pitch + LEFT + columns, (y + 1) * pitch + LEFT, ZERO)
+    _set(plane, (height + 1) * pitch, len(plane), ZERO)
 
 
 @kernel()
-def _stretch(row: np.ndarray, out: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> None:
-    """``out[x]`` between row[columns[x]] and its right neighbour; behind the last there is the last."""
-    for x in range(len(columns)):
-        left = columns[x]
-        out[x] = fused_scalar(weights[x], row[min(left + 1, len(row) - 1)] - row[left], row[left])
+def fill(plane: Plane, image: np.ndarray, shape: Shape) -> None:
+    """``image`` (H, W) into ``plane``; the guards are cleared."""
+    height, columns, pitch = shape
+    _clear_guards(plane, shape)
+    for y in range(height):
+        _copy(plane, (y + 1) * pitch + LEFT, image[y], 0, columns)
+
+
+@kernel()
+def _stretch(row: np.ndarray, out: np.ndarray, columns: Taps) -> None:
+    """``row`` resized to ``out``."""
+    left, right, weights = columns
+    for x in range(len(left)):
+        start = row[left[x]]
+        out[x] = fused_scalar(weights[x], row[right[x]] - start, start)
 
 
 @kernel()
 def resize(
-    image: np.ndarray,
-    out: np.ndarray,
-    rows: np.ndarray,
-    row_weights: np.ndarray,
-    columns: np.ndarray,
-    column_weights: np.ndarray,
+    image: Plane,
+    shape: Shape,
+    out: Plane,
+    out_shape: Shape,
+    rows: Taps,
+    columns: Taps,
     factor: float,
 ) -> None:
-    """Bilinear: pixel (y, x) of ``out`` from rows[y], rows[y] + 1 and columns[x], columns[x] + 1, times ``factor``.
+    """Bilinear: pixel (y, x) of ``out`` from the rows and the columns that its taps name, times ``factor``.
 
-    The weights are those of the second row and column; the index behind the last is held to the last.
-    factor: float64, in which OpenCV multiplies too.
+    factor: float64, in which OpenCV multiplies too.  The guards of ``out`` are cleared.
     """
-    height, width = len(image), out.shape[1]
+    (_, columns_in, pitch), (out_height, width, out_pitch) = shape, out_shape
     upper, under, line = np.zeros((3, width + LANES), np.float32)
     above, below = -1, -1  # the rows of ``image`` in them
     once = np.float64(np.float32(factor)) == factor  # then float32 rounds the product as float64 does
-    for y in range(len(out)):
-        top, bottom = rows[y], min(rows[y] + 1, height - 1)
+    _clear_guards(out, out_shape)
+    for y in range(out_height):
+        top, bottom = np.intp(rows[0][y]), np.intp(rows[1][y])
         if top == below:
             upper, under, above, below = under, upper, below, above
         if top != above:
-            _stretch(image[top], upper, columns, column_weights)
+            o = (top + 1) * pitch + LEFT
+            _stretch(image[o : o + columns_in], upper, columns)
             above = top
         if bottom != below:
-            _stretch(image[bottom], under, columns, column_weights)
+            o = (bottom + 1) * pitch + LEFT
+            _stretch(image[o : o + columns_in], under, columns)
             below = bottom
-        wy = splat(row_weights[y])
+        wy = splat(rows[2][y])
         by = splat(np.float32(factor) if once else ONE)
         for x in range(0, width, LANES):
             start = load(upper, x)
             store(line, x, fused(wy, load(under, x) - start, start) * by)
+        o = (y + 1) * out_pitch + LEFT
         if once:
-            out[y] = line[:width]
+            _copy(out, o, line, 0, width)
         else:
             for x in range(width):
-                out[y, x] = np.float32(factor * np.float64(line[x]))
+                out[o + x] = np.float32(factor * np.float64(line[x]))
+
+
+@kernel()
+def solve_level(
+    images: Planes,
+    u: Planes,
+    p: Planes,
+    warped: Planes,
+    rows: Planes,
+    scratch: Planes,
+    packed: np.ndarray,
+    planes: np.ndarray,
+    samples: Planes,
+    places: np.ndarray,
+    shape: Shape,
+    weights: tuple[float, float, float, float],
+    enough: float,
+    counts: tuple[int, int, int],
+    median: int,
+) -> None:
+    """All warps of a level, from the flow in ``u`` to the one in ``u``.
+
+    images: I0, I1.  u: u, v and the third channel.  packed, planes: of ``pack``; samples: the latter flat, and the
+    scratch of ``linearise``, as ``places`` is.  weights: lambda * theta, tau / theta, theta, gamma.  counts: warps,
+    inner and outer iterations.  The others as in ``iterate`` and ``solve_warp``.
+    """
+    l_t, taut, theta, gamma = weights
+    warps, inner, outer = counts
+    for plane in p:
+        _set(plane, 0, len(plane), ZERO)
+    for row, value in ((rows[0], theta), (rows[1], gamma)):
+        _set(row, 0, shape[1], value)
+        _set(row, shape[1], len(row), ZERO)
+    pack(images[1], packed, planes, shape)
+    for _ in range(warps):
+        linearise(packed, images[0], u[0], u[1], warped, samples[0], places, samples[1], samples[2], shape)
+        solve_warp(
+            u[0], u[1], u[2], p, warped, rows, scratch, shape, l_t, taut, gamma > 0, enough, inner, outer, median
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mepipe.errors import MepipeError
-from mepipe.flow.engine import Engine, for_each
+from mepipe.flow.engine import Engine
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
 from mepipe.settings import cores
@@ -32,23 +32,18 @@ class OpenCVEngine(Engine):
     def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         cpu_only(self.name, device)
         self._cv2 = import_optflow()
-        self.threads = threads or cores()
-        self.callers = self.threads
-        self.batch = 64 * self.threads  # the threads idle at the end of a batch, for half a pair each
+        self.callers = threads or cores()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.device, self.threads)
+        return type(self), (self.device, self.callers)
 
     def solve(self, onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
         out = np.empty((len(onset), 2, *onset.shape[1:]), np.float32)
-
-        def one(i: int) -> None:
-            start = None if initial is None else np.ascontiguousarray(initial[i].transpose(1, 2, 0))
-            flow = self._solver(params, start is not None).calc(onset[i], apex[i], start)
-            out[i] = flow.transpose(2, 0, 1)
-
         with one_thread_each(self._cv2):
-            for_each(one, len(onset), self.threads)
+            for i in range(len(onset)):
+                start = None if initial is None else np.ascontiguousarray(initial[i].transpose(1, 2, 0))
+                flow = self._solver(params, start is not None).calc(onset[i], apex[i], start)
+                out[i] = flow.transpose(2, 0, 1)
         return out
 
     def _solver(self, params: TVL1Params, use_initial: bool) -> Any:
