@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 
 from mepipe.settings import TrainConfig
 from mepipe_model.fitted import STEPS, is_fitted
@@ -47,6 +48,31 @@ def start_lines(plan: Plan, run: Run, wanted: int, left: int) -> list[str]:
         )
     if plan.config.select == "oracle":
         lines.append("warning: --select oracle looks at the test subject; its scores are not comparable to honest ones")
+    return lines
+
+
+# option -> (the setting that decides, its values with which the option does nothing)
+UNUSED = {
+    "patience": ("select", ("fixed", "oracle")),
+    "k": ("protocol", ("loso", "holdout", "cross", "folds")),
+    "decay": ("schedule", ("cosine", "constant")),
+    "cooldown": ("schedule", ("constant", "exponential")),
+    "min_lr": ("schedule", ("constant", "exponential")),
+}
+
+
+def unused_lines(given: TrainConfig, used: TrainConfig) -> list[str]:
+    """A warning for every option that was given and that nothing reads.
+
+    given: as the user wrote it; used: the same with all that a recipe fills.
+    """
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
+    lines = []
+    for name, (decided_by, values) in UNUSED.items():
+        value, decision = getattr(given, name), getattr(used, decided_by)
+        if value not in (defaults[name], 0) and decision in values:
+            option, other = (f"--{n.replace('_', '-')}" for n in (name, decided_by))
+            lines.append(f"warning: {option} {value} changes nothing with {other} {decision}")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mepipe_model.runs import (
 )
 from mepipe_model.statistics import FIGURES, Comparison, compare, intervals
 
+MACHINE = ("threads", "device")  # settings that the machine may have chosen; they decide the last digits
 SELECTION = {
     "fixed": "fixed (last epoch)",
     "inner": "inner (epoch chosen on training subjects held out inside the fold)",
@@ -192,7 +194,7 @@ def one_experiment(ws: Workspace, sources: Sequence[str]) -> list[str]:
     """
     runs = runs_of(ws, sources)
     for other in runs[1:]:
-        if found := differences(runs[0], other, "threads", "device"):
+        if found := differences(runs[0], other, *MACHINE):
             what = f"{runs[0].name} and {other.name} are two experiments: {'; '.join(found[:3])}"
             raise DataError(what, do="pool parts of one run; for two runs see --against and --seeds")
     kinds = sorted({str(run.config.get("device", {}).get("type")) for run in runs})
@@ -239,7 +241,8 @@ def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Compari
     """
     if any(map(is_leaky, [*sources, against])):
         raise UsageError(f"{ORACLE_FILE} saw the test subjects: a comparison with it tests nothing")
-    splits = {run.settings.protocol == LEAKY_SPLIT for run in runs_of(ws, [*sources, against])}
+    runs, other = runs_of(ws, sources), run_of(ws, against)
+    splits = {run.settings.protocol == LEAKY_SPLIT for run in [*runs, *filter(None, [other])]}
     if len(splits) > 1:
         what = f"one of them is of --protocol {LEAKY_SPLIT}, which saw the test subjects, and the other is not"
         raise UsageError(what, do="compare runs of one kind")
@@ -247,12 +250,15 @@ def compare_runs(ws: Workspace, sources: Sequence[str], against: str) -> Compari
     others, names = pooled(ws, [against])
     if names != classes:
         raise DataError(f"{against} has the classes {', '.join(names)}, the others {', '.join(classes)}")
-    return compare(rows, others, classes)
+    settings = tuple(differences(runs[0], other, *MACHINE)) if runs and other else None
+    return replace(compare(rows, others, classes), settings=settings)
 
 
 def comparison_lines(c: Comparison, against: str) -> list[str]:
     """A comparison as text."""
     lines = [f"against {against}, over the same {c.clips} clips of {c.subjects} subjects"]
+    if c.settings is not None:
+        lines.append(f"  they differ in {'; '.join(c.settings) or 'nothing but the machine'}")
     for name in FIGURES:
         d = c.differences[name]
         sure = ""

@@ -16,9 +16,15 @@ def usable_folds(run: Run, fold: str | None) -> list[str]:
         raise UsageError(f"{run.name} has no fold {fold!r}", do=f"valid: {', '.join(run.fold_ids)}")
     wanted = [fold] if fold else run.finished()
     there = [f for f in wanted if (run.fold(f) / "weights.safetensors").is_file()]
-    if not there:
-        raise DataError(f"{run.folder} has no weights", do="train it (with --weights all, the default)")
-    return there
+    if there:
+        return there
+    what = f"fold {fold} of {run.folder}" if fold else str(run.folder)
+    if fold not in (None, *run.finished()) or not wanted:
+        raise DataError(f"{what} has no weights yet", do="the same train command finishes it")
+    if run.settings.weights == "none":
+        raise DataError(f"{what} has no weights: it was trained with --weights none", do="train it with --weights all")
+    do = "put them back, or remove the folds' fold.json and the same train command trains them again"
+    raise DataError(f"{what} has no weights any more", do=do)
 
 
 def mean_probabilities(run: Run, folds: list[str], seen: np.ndarray) -> np.ndarray:

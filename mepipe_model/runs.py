@@ -237,6 +237,9 @@ def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
 def _prediction(path: Path, n: int, row: dict[str, str], classes: tuple[str, ...]) -> Prediction:
     if any(row.get(c) is None for c in NEEDED):
         raise DataError(f"{path} row {n} has too few cells")
+    for name in ("true", "pred"):
+        if not row[name].strip():
+            raise DataError(f"{path} row {n}: {name} is empty", do="give every clip a class, or take the row out")
     try:
         probabilities = tuple(float(row[f"p_{c}"]) for c in classes)
     except (KeyError, ValueError) as e:

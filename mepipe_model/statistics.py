@@ -54,12 +54,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs over the same clips."""
+    """Two runs over the same clips.  settings: what else of them differs; None where one is not a run of mepipe's."""
 
     clips: int
     subjects: int
     mcnemar: Mcnemar
     differences: dict[str, Difference]
+    settings: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mepipe.errors import MepipeError
+from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.executors import check_here
 from mepipe.locks import living
 from mepipe.progress import Progress
@@ -22,7 +22,7 @@ from mepipe.settings import BESIDE_RESUME, TrainConfig
 from mepipe.shards import ShardFile, list_shards, shard_hash
 from mepipe.shares import Share, picked
 from mepipe.workspace import Workspace, digest, make_folder, safe_name, sweep, versions
-from mepipe_model.announce import recipe_lines, start_lines
+from mepipe_model.announce import recipe_lines, start_lines, unused_lines
 from mepipe_model.compiled import need_compiler
 from mepipe_model.evaluate import pool_run, score_lines
 from mepipe_model.inputs import folder_of, settled
@@ -95,7 +95,7 @@ def train_run(
     FoldsFailed
         Some folds failed and the others are done.
     """
-    config = config or TrainConfig()
+    given = config = config or TrainConfig()
     say = say or (lambda line: None)
     check_here(config.executor, "train")
     if config.resume:
@@ -103,6 +103,7 @@ def train_run(
     launch = launched()
     config = with_launch(config, launch)
     plan = make_plan(ws, resolved(settled(ws, config)))
+    unused = unused_lines(given, plan.config)
     if plan.config.compile:
         need_compiler()
     share = Share.parse(config.shard)
@@ -113,7 +114,7 @@ def train_run(
         return Outcome(ws.runs, None, [])  # the first process tells
     check_model(plan)
     if config.dry_run:
-        return Outcome(ws.runs, None, recipe_lines(plan, wanted))
+        return Outcome(ws.runs, None, [*unused, *recipe_lines(plan, wanted)])
     name = planned_name(plan)
     own = {f.id for f in wanted}
     with ws.lock(f"train-{name}", share):  # before the folder is touched: --force must not empty a run at work
@@ -121,7 +122,7 @@ def train_run(
         mine = None if share is None else lambda path: path.parent.name in own
         sweep(run.folder, mine)
         left = [f for f in wanted if run.fold_facts(f.id) is None]
-        for line in start_lines(plan, run, len(wanted), len(left)):
+        for line in (*start_lines(plan, run, len(wanted), len(left)), *unused):
             say(line)
         with telling(plan.config.logger, run, [f.id for f in left], say) as pooled:
             try:
@@ -175,8 +176,13 @@ def check_model(plan: Plan) -> None:
 
 
 def planned_name(plan: Plan) -> str:
-    """The name of the run's folder."""
-    return safe_name(plan.config.run) if plan.config.run else fingerprint(plan)
+    """The name of the run's folder. Raises UsageError for a --run that can be none."""
+    if not plan.config.run:
+        return fingerprint(plan)
+    try:
+        return safe_name(plan.config.run)
+    except DataError as e:
+        raise UsageError(f"--run {e.what}", do="use letters, digits, _ - + . and spaces") from e
 
 
 def failure_line(failed: dict[str, str]) -> str:

@@ -114,9 +114,21 @@ def test_wrong_requests_say_what_would_be_right(ws, monkeypatch, tmp_path):
     monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(MepipeError, match=r"onnx needs onnxruntime; pip install 'mepipe\[export\]'"):
         export_run(ws, "two", "onnx")
-    for file in (ws.runs / "two").rglob("weights.safetensors"):
+    files = sorted((ws.runs / "two").rglob("weights.safetensors"))
+    files[0].unlink()
+    assert export_run(ws, "two", "safetensors").fold == files[1].parent.name
+    with pytest.raises(DataError, match=f"fold {files[0].parent.name} of .* has no weights any more; put them back"):
+        export_run(ws, "two", "safetensors", fold=files[0].parent.name)
+    for file in files[1:]:
         file.unlink()
-    with pytest.raises(DataError, match="has no weights"):
+    with pytest.raises(DataError, match="has no weights any more"):
+        export_run(ws, "two", "safetensors")
+    (files[0].parent / "fold.json").unlink()
+    with pytest.raises(DataError, match="has no weights yet; the same train command finishes it"):
+        export_run(ws, "two", "safetensors", fold=files[0].parent.name)
+    config = ws.runs / "two" / "config.json"
+    config.write_text(config.read_text().replace('"weights": "all"', '"weights": "none"'))
+    with pytest.raises(DataError, match="was trained with --weights none"):
         export_run(ws, "two", "safetensors")
 
 

@@ -8,7 +8,7 @@ import torch
 from mepipe.errors import UsageError
 from mepipe.settings import TrainConfig
 from mepipe.shards import Content
-from mepipe_model.announce import CURVE, curve_lines
+from mepipe_model.announce import CURVE, UNUSED, curve_lines, unused_lines
 from mepipe_model.plan import settled_head_motion
 from mepipe_model.recipes import learning_rate, model_options, resolved
 from mepipe_model.runs import decisive, train_config
@@ -142,3 +142,32 @@ def test_running_statistics_do_not_hear_of_the_weights_uphill():
         model(x)
     assert torch.equal(model[1].running_mean, statistics)
     assert model[1].momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "used_with"),
+    [
+        ("patience", 5, {"select": "inner"}),
+        ("k", 3, {"protocol": "kfold"}),
+        ("k", 3, {"protocol": "random-leaky"}),
+        ("decay", 0.9, {"schedule": "exponential"}),
+        ("cooldown", 3, {"schedule": "cosine"}),
+        ("min_lr", 1e-4, {"schedule": "cosine"}),
+    ],
+)
+def test_an_option_that_nothing_reads_is_told(option, value, used_with):
+    def told(**settings):
+        given = TrainConfig(**{"protocol": "loso", **settings, option: value})
+        return unused_lines(given, resolved(given))
+
+    decided_by, values = UNUSED[option]
+    assert told(**used_with) == []
+    for other in values:
+        (line,) = told(**{decided_by: other})
+        assert line.startswith("warning: --")
+        assert line.endswith(f"{value} changes nothing with --{decided_by} {other}")
+
+
+def test_what_a_recipe_fills_in_is_not_told():
+    for model in ("merba", "ststnet", "fermam", "msstnet"):
+        assert unused_lines(TrainConfig(model=model), resolved(TrainConfig(model=model, protocol="loso"))) == []

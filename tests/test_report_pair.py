@@ -15,7 +15,7 @@ from mepipe.report import report_pair, report_table
 from mepipe.report.pair import PairRow, pair_rows, subject_pairs
 from mepipe.report.table import table_page
 from mepipe.workspace import Workspace, write_json
-from mepipe_model.evaluate import compare_runs
+from mepipe_model.evaluate import compare_runs, comparison_lines
 from mepipe_model.reproduce import reproduce
 from mepipe_model.reproduce.matching import Cell, Found
 from mepipe_model.runs import find_run, write_predictions
@@ -53,6 +53,18 @@ def test_the_page_shows_the_figures_of_the_paired_tests(two, page):
         for figure in (f"{d.second:.4f}", f"{d.difference:+.4f}", f"{d.interval[0]:+.2f} to {d.interval[1]:+.2f}"):
             assert figure in row
     assert f"is right on {c.mcnemar.only_first} clips, only the second on {c.mcnemar.only_second} :" in text
+
+
+def test_the_comparison_says_what_else_differs(two, tmp_path):
+    run, _ = two
+    c = compare_runs(run.ws, [run.name], "other")
+    assert c.settings == (f"seed {find_run(run.ws, run.name).settings.seed} and 7",)
+    assert f"  they differ in seed {find_run(run.ws, run.name).settings.seed} and 7" in comparison_lines(c, "other")
+    elsewhere = tmp_path / "theirs.csv"
+    write_predictions(elsewhere, run.rows, CLASSES)
+    c = compare_runs(run.ws, [str(elsewhere)], "other")
+    assert c.settings is None
+    assert not any("they differ in" in line for line in comparison_lines(c, "other"))
 
 
 def test_disagreements_come_first_and_every_outcome_is_counted(two, page):

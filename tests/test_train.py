@@ -204,8 +204,18 @@ def test_evaluate_pools_files_and_refuses_a_clip_twice(trained, tmp_path):
     bad.write_text("corpus,subject,clip,fold,true,pred,p_a,p_b\nx,s,c,f,a,b,0.5,zero\n")
     with pytest.raises(DataError, match=r"bad\.csv row 2"):
         evaluate_runs(ws, [str(bad)])
+    for true, pred in (("", "b"), ("a", " ")):
+        bad.write_text(f"corpus,subject,clip,true,pred\nx,s,c,a,b\nx,s,d,{true},{pred}\n")
+        with pytest.raises(DataError, match=rf"bad\.csv row 3: {'pred' if true else 'true'} is empty"):
+            evaluate_runs(ws, [str(bad)])
     with pytest.raises(UsageError, match="there is no run 'absent'"):
         evaluate_runs(ws, ["absent"])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "con"])
+def test_a_run_that_can_be_no_folder_is_a_wrong_option(made, name):
+    with pytest.raises(UsageError, match="--run .* cannot be a folder name"):
+        train(made.work, run=name)
 
 
 def test_damaged_flow_and_weights_are_refused(trained, tmp_path):
