@@ -72,11 +72,85 @@ def test_an_initial_flow(small):
     np.testing.assert_array_equal(*both(*small, TVL1Params(), start))
 
 
-def test_images_that_have_nothing_in_common():
-    """Flows of many pixels, warps far outside the image: the square roots may here and there round otherwise."""
+@pytest.mark.parametrize("pad", [0, 1, 3, 16])
+def test_images_that_have_nothing_in_common(pad):
+    """Flows of many pixels, warps far outside the image."""
     onset, apex = np.random.default_rng(1).integers(0, 256, (2, 2, 64, 64), np.uint8)
-    native, opencv = both(onset, apex)
-    np.testing.assert_allclose(native, opencv, atol=1e-4)
+    np.testing.assert_array_equal(*both(onset, apex, TVL1Params(pad=pad)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_steps_and_sizes_that_do_not_fit_and_a_start_far_off(seed):
+    """The last column of a smaller level lies outside the larger one; a wrong bit there grows to 20 px by such starts."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(40, 80, 2)
+    onset, apex = rng.random((2, 1, height, width), dtype=np.float32)
+    start = rng.normal(0, 50, (1, 2, height, width)).astype(np.float32)
+    step, warps = (0.7, 0.8, 0.9)[seed % 3], 2 + seed % 4
+    params = TVL1Params(pad=seed % 4, nscales=6, warps=warps, scale_step=step, median=(1, 3, 5)[seed % 3], lambda_=0.4)
+    np.testing.assert_array_equal(*both(onset, apex, params, start))
+
+
+@pytest.mark.parametrize("step", [0.5, 0.7, 0.8, 0.9])
+def test_images_are_resized_as_opencv_does(step):
+    torch = pytest.importorskip("torch")
+    from mepipe.flow.torch_ops import resize
+
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        size = tuple(int(n) for n in rng.integers(16, 80, 2))
+        image = rng.normal(size=size).astype(np.float32)
+        smaller = cv2.resize(image, None, fx=step, fy=step)
+        larger = cv2.multiply(cv2.resize(smaller, size[::-1]), 1 / step)
+        np.testing.assert_array_equal(resized(image, smaller.shape, 1 / step), smaller)
+        np.testing.assert_array_equal(resized(smaller, size, None, 1 / step), larger)
+        down = resize(torch.from_numpy(image)[None], smaller.shape, 1 / step)
+        up = resize(torch.from_numpy(smaller)[None], size, None, 1 / step)
+        np.testing.assert_allclose(down[0], smaller, atol=1e-6)
+        np.testing.assert_allclose(up[0], larger, atol=1e-6)
+
+
+def resized(image, size, scale, factor=1.0):
+    """``image`` (H, W) by the kernels of ``native``."""
+    from mepipe.flow import native
+
+    first, second = (native._levels((shape,), 2)[0] for shape in (image.shape, size))
+    first.fill(first.images, [image])
+    native.resize(first, first.images[:1], second, second.images, scale, (factor,))
+    return second.pixels(second.images[0])
+
+
+# the root of a^2 + b^2 lies so close to half way between two float32 that float32 arithmetic takes the wrong one
+HALF_WAY = [
+    (-0.0009639528580009937, 0.008165247738361359),
+    (-4.921596050262451, 8.500904083251953),
+    (0.0001224888546857983, 3.250665758969262e-05),
+    (1.941847801208496, 1.9256657361984253),
+    (1.7314420938491821, 1.0341906547546387),
+    (-9.813841461436823e-05, -0.0004857851890847087),
+]
+
+
+def test_roots_are_the_c_librarys():
+    from numba import njit
+
+    from mepipe.flow.native_kernels import _hypot
+    from mepipe.flow.simd import LANES, load, store
+
+    @njit(error_model="numpy")
+    def roots(a, b, out):
+        for i in range(0, len(a), LANES):
+            store(out, i, _hypot(load(a, i), load(b, i)))
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(2, 1 << 20)) * 10.0 ** rng.uniform(-4, 1, 1 << 20)).astype(np.float32)
+    a[: len(HALF_WAY)], b[: len(HALF_WAY)] = np.transpose(HALF_WAY)
+    a[100:200], b[150:250] = 0.0, 0.0
+    out = np.empty_like(a)
+    roots(a, b, out)
+    np.testing.assert_array_equal(
+        out, np.sqrt(a.astype(np.float64) ** 2 + b.astype(np.float64) ** 2).astype(np.float32)
+    )
 
 
 @pytest.fixture

@@ -143,6 +143,18 @@ def with_magnitude(flow: np.ndarray) -> np.ndarray:
     return out
 
 
+def linear_taps(source: int, target: int, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(left index, right index, weight of the right one) of each target pixel, int64 and float32: cv2.resize's.
+
+    INTER_LINEAR: half-pixel centres, clamped at the ends.  scale: source pixels per target pixel.  Behind the last
+    pixel OpenCV 5 takes that one alone where an image grows, and where it shrinks the last two, weighted 0 and 1: the
+    same but for the rounding of a + (b - a).
+    """
+    at = ((np.arange(target) + 0.5) * scale - 0.5).clip(0, source - 1)
+    left = np.minimum(np.floor(at).astype(np.int64), source - 2 if scale > 1 else source - 1)
+    return left, np.minimum(left + 1, source - 1), (at - left).astype(np.float32)
+
+
 def level_sizes(height: int, width: int, nscales: int, scale_step: float) -> list[tuple[int, int]]:
     """(H, W) of each pyramid level, finest first, as OpenCV rounds them (half to even).
 

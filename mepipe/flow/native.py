@@ -14,7 +14,7 @@ import numpy as np
 
 from mepipe.errors import MepipeError
 from mepipe.flow.engine import Engine
-from mepipe.flow.images import grey_levels, level_sizes
+from mepipe.flow.images import grey_levels, level_sizes, linear_taps
 from mepipe.flow.params import TVL1Params
 from mepipe.flow.registry import cpu_only
 from mepipe.settings import cores
@@ -199,11 +199,9 @@ def resize(
 
 @lru_cache(maxsize=64)
 def _taps(source: int, target: int, scale: float) -> kernels.Taps:
-    """Half-pixel centres, clamped at the ends.  Indices are unsigned: for signed ones numba looks for negative ones."""
-    at = ((np.arange(target) + 0.5) * scale - 0.5).clip(0, source - 1)
-    left = np.floor(at)
-    right = np.minimum(left + 1, source - 1)
-    return left.astype(np.uintp), right.astype(np.uintp), (at - left).astype(np.float32)
+    """``linear_taps`` with unsigned indices: for signed ones numba looks for negative ones."""
+    left, right, weight = linear_taps(source, target, scale)
+    return left.astype(np.uintp), right.astype(np.uintp), weight
 
 
 def warm_up() -> None:

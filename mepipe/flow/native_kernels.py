@@ -28,9 +28,11 @@ from mepipe.flow.simd import (
     fused,
     fused_scalar,
     higher,
+    hypot64,
     load,
     load_channels,
     lower,
+    magnitude,
     median_operations,
     neighbour,
     root,
@@ -45,7 +47,7 @@ from mepipe.flow.simd import (
 
 # Hash of simd.py and median.py, which a test compares.  numba's cache would not notice a change there; writing the
 # new hash here changes this file, and that it notices.
-PRIMITIVES = "324e953c3a84c602"
+PRIMITIVES = "f24a3e4995a55cad"
 
 Plane = np.ndarray  # flat float32 with guards, see above
 Planes = tuple[np.ndarray, ...]
@@ -62,6 +64,7 @@ _A = np.float32(-0.75)  # OpenCV's INTER_CUBIC on the CPU
 _A2, _A3 = np.float32(_A + 2), np.float32(_A + 3)
 SOON = 4.0  # times the sum at which a warp stops: from here on every pixel's share is kept, see NEAR
 NEAR = 0.01  # share of that sum within which rounding decides: then it is added up in OpenCV's order
+HALF_WAY = np.float32(2.0**-44)  # share of the squared root; what float32 neglects there is less than half of it
 _COUNT = np.arange(LANES, dtype=np.float32)
 
 
@@ -96,15 +99,21 @@ def _set(out: np.ndarray, start: int, end: int, value: float) -> None:
 
 @kernel(forceinline=True)
 def _hypot(a: Vector, b: Vector) -> Vector:
-    """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what that sum is off."""
+    """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what that sum is off.
+
+    Where the root lies so close to half way between two numbers that float32 cannot tell the side (once in a million
+    pixels), it is computed as the C library does, in float64.
+    """
     a2, b2, zero = a * a, b * b, splat(ZERO)
     s = a2 + b2
     off = (fused(zero - a, a, a2) + fused(zero - b, b, b2)) + ((s - higher(a2, b2)) - lower(a2, b2))
     r = root(s)
-    # r * above is the square of what lies half way to ``above``, but for the square of half a last digit
     above, below = neighbour(r, 1), neighbour(r, -1)
-    r_or_below = where_less(fused(zero - r, below, s), off, below, r)
-    return where_less(off, fused(zero - r, above, s), above, r_or_below)
+    # r * above is the square of what lies half way to ``above``, but for the square of half a last digit
+    to_above, to_below = fused(zero - r, above, s) - off, fused(zero - r, below, s) - off
+    if any_less(lower(magnitude(to_above), magnitude(to_below)), splat(HALF_WAY) * s):
+        return hypot64(a, b)
+    return where_less(zero, to_above, above, where_less(to_below, zero, below, r))
 
 
 @kernel(forceinline=True)

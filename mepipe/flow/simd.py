@@ -164,6 +164,22 @@ def _one(name: str) -> Any:
 
 root = _one("sqrt")
 floor = _one("floor")
+magnitude = _one("fabs")
+
+
+@intrinsic
+def hypot64(typing: Any, a: Vector, b: Vector) -> Any:
+    """sqrt(a^2 + b^2) in float64, rounded to float32 at the end: the C library's hypotf, on which this is modelled."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        a_, b_ = (builder.fpext(value, wide) for value in arguments)
+        total = builder.fadd(builder.fmul(a_, a_), builder.fmul(b_, b_))
+        kind = ir.FunctionType(wide, [wide])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f64")
+        return builder.fptrunc(builder.call(function, [total]), _VECTOR)
+
+    return vector(vector, vector), emit
 
 
 def _fused(kind: types.Type, llvm_kind: ir.Type, name: str) -> Any:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mepipe.flow.images import linear_taps
 from mepipe.flow.median import Exchange, median_program
 
 
@@ -26,8 +27,8 @@ def resize(images: Tensor, size: tuple[int, int], scale: float | None = None, fa
     factor: float64, in which OpenCV multiplies too.
     """
     height, width = images.shape[-2:]
-    y0, y1, fy = _linear_taps(height, size[0], scale or height / size[0], images.device)
-    x0, x1, fx = _linear_taps(width, size[1], scale or width / size[1], images.device)
+    y0, y1, fy = taps(height, size[0], scale or height / size[0], images.device)
+    x0, x1, fx = taps(width, size[1], scale or width / size[1], images.device)
     left, right = (images.gather(-1, x.expand(*images.shape[:-1], -1)) for x in (x0, x1))  # faster than images[..., x]
     rows = torch.addcmul(left, right - left, fx)
     upper, under = rows.index_select(-2, y0), rows.index_select(-2, y1)
@@ -38,13 +39,10 @@ def resize(images: Tensor, size: tuple[int, int], scale: float | None = None, fa
 
 
 @lru_cache(maxsize=64)
-def _linear_taps(source: int, target: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(left index, right index, weight of the right one) for each target pixel; positions in float64."""
-    at = (torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5
-    at = at.clamp(0, source - 1)
-    left = at.floor().long()
-    right = (left + 1).clamp(max=source - 1)
-    return left.to(device), right.to(device), (at - left).float().to(device)
+def taps(source: int, target: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``linear_taps`` on ``device``."""
+    left, right, weight = (torch.from_numpy(x).to(device) for x in linear_taps(source, target, scale))
+    return left, right, weight
 
 
 def central_gradient(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from mepipe.errors import DataError, MepipeError
 from mepipe.flow.engine import Engine
 from mepipe.flow.images import gaussian, level_sizes
 from mepipe.flow.params import TVL1Params
-from mepipe.flow.torch_ops import _linear_taps as linear_taps
+from mepipe.flow.torch_ops import taps
 
 try:
     import triton
@@ -304,6 +304,6 @@ class Schedule:
         """(upper rows, weight of the lower, left columns, weight of the right), see ``triton_images.resize``."""
         found: list[Tensor] = []
         for of, to in zip(source, target, strict=True):
-            first, _, weight = linear_taps(of, to, scale or of / to, self.device)
+            first, _, weight = taps(of, to, scale or of / to, self.device)
             found += [first.int(), weight]
         return tuple(found)
