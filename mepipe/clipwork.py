@@ -234,7 +234,7 @@ def _prepare(task: ClipTask, tools: Tools) -> Record:
 def _finished(target: Path, key: str) -> Record | None:
     saved = up_to_date(target, key)
     try:
-        return saved and Record(**saved | {"box": tuple(saved["box"]), "reused": True})
+        return Record(**saved | {"box": tuple(saved["box"]), "reused": True}) if saved else None
     except (KeyError, TypeError):
         return None  # of an older layout: it is made again
 

@@ -193,7 +193,7 @@ def _attach(command: click.Command) -> None:
         if names:
             parameter.shell_complete = _completer(names, name in OR_FILES)  # type: ignore[assignment,method-assign]
         elif parameter.metavar == "PATH":  # settings keep it as text
-            parameter.shell_complete = _file  # type: ignore[assignment,method-assign]
+            parameter.shell_complete = _file  # type: ignore[method-assign]
 
 
 def _file(ctx: click.Context, incomplete: str) -> list[CompletionItem]:

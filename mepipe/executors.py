@@ -144,18 +144,21 @@ class _Team:
         self._keep(jobs)
         while True:
             self._hand_out(items, jobs)
-            busy = {w.connection: w for w in self._workers if w.at is not None}
+            # by connection: wait() gives back some of what it is given, which its types do not say
+            busy: dict[Any, tuple[_Worker, tuple[int, Any]]] = {
+                w.connection: (w, w.at) for w in self._workers if w.at is not None
+            }
             if not busy:
                 return
             for connection in wait(list(busy)):
-                worker = busy[connection]
+                worker, (index, item) = busy[connection]
                 said = worker.hear()
                 if said is None:
-                    yield *worker.at, self._buried(worker)
+                    yield index, item, self._buried(worker)
                 elif said[0] == READY:
                     self._stillborn = 0
                 else:
-                    (index, item), worker.at = worker.at, None
+                    worker.at = None
                     yield index, item, _opened(*said)
 
     def _hand_out(self, items: Iterator[tuple[int, Any]], jobs: int) -> None:

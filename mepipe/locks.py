@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mepipe.errors import DataError, MepipeError
 from mepipe.limits import read_json
@@ -57,7 +57,7 @@ class Holder:
         """Who is written in the lock ``path``; None for nobody."""
         try:
             found = read_json(path) or {}
-            known = {f.name: str(found[f.name]) for f in fields(cls) if f.name in found}
+            known: dict[str, Any] = {f.name: str(found[f.name]) for f in fields(cls) if f.name in found}
             return cls(**known | {"pid": int(found["pid"])})
         except (DataError, ValueError, TypeError, KeyError):
             return None

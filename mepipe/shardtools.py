@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,11 @@ def export_npz(folder: Path, file: Path, corpora: Sequence[str]) -> int:
     import numpy as np
 
     shards = open_shards(folder, list(corpora) or None)
+    channels = np.array(shards.flow_content.channels)
     names = ("corpus", "subject", "clip", "emotion", "label3", "label7", "split", "onset", "apex", "offset")
-    columns = {n: np.array([getattr(s, n) for s in shards.samples]) for n in names}
+    columns: dict[str, Any] = {n: np.array([getattr(s, n) for s in shards.samples]) for n in names}
     with atomic_file(file) as temp, temp.open("wb") as f:
-        np.savez(f, flow=shards.read_all(), channels=np.array(shards.content.channels), **columns)
+        np.savez(f, flow=shards.read_all(), channels=channels, **columns)
     return len(shards)
 
 
@@ -99,4 +100,6 @@ def export(folder: Path, target: Path, corpora: Sequence[str] = (), format: str 
     if target.exists() and target.is_dir() == one_file:
         kind, wanted = ("a folder", "a file") if one_file else ("a file", "a folder")
         raise UsageError(f"{target} is {kind}, and --format {format} writes {wanted}", do="choose another name")
-    return {"npz": export_npz, "flo": export_flo, "png": export_pictures}[format](folder, target, corpora)
+    exports: dict[str, Callable[[Path, Path, Sequence[str]], int]]
+    exports = {"npz": export_npz, "flo": export_flo, "png": export_pictures}
+    return exports[format](folder, target, corpora)

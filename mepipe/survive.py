@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mepipe.errors import MepipeError
 from mepipe.executors import die_with_parent, undisturbed
@@ -95,7 +96,7 @@ def survive(say: Callable[[str], None]) -> Care:
             child = _fork()
             if child == 0:
                 return care
-            before = {s: signal.signal(s, lambda number, _, child=child: _pass_on(child, number)) for s in PASSED_ON}
+            before = {s: signal.signal(s, partial(_pass_on, child)) for s in PASSED_ON}
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -136,7 +137,7 @@ def _interrupt_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _pass_on(child: int, number: int) -> None:
+def _pass_on(child: int, number: int, _frame: object) -> None:
     """A Ctrl-C or SIGTERM meant for the command; the child may have it already (a terminal), and takes only one."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, number)

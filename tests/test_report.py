@@ -274,6 +274,14 @@ def test_every_corpus_and_every_part_of_the_test_set_has_scores_with_intervals(t
     assert page.count('data-part="testA"') == sum(p == "testA" for p in (parts[r.fold] for r in run.rows))
 
 
+def test_a_run_whose_protocol_is_not_written_down_is_taken_for_the_usual_one(tmp_path):
+    run = make_run(tmp_path, crops=False, flow=False)
+    config = json.loads((run.folder / "config.json").read_text())
+    config["settings"]["protocol"] = None
+    write_json(run.folder / "config.json", config)
+    assert "Leave one subject out" in text_of(run.page())
+
+
 def test_every_clip_can_be_opened_and_holds_its_crops_flow_and_arrows(made, page):
     blocks = re.findall(r'<script type="application/json" data-clip="([^"]*)">(.*?)</script>', page, re.S)
     assert [html.unescape(name) for name, _ in blocks] == [f"{r.corpus}/{r.subject}/{r.clip}" for r in made.rows]

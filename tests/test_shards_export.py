@@ -5,6 +5,7 @@ import csv
 import cv2
 import numpy as np
 import pytest
+from tinyfaces import coloured, put_faces
 
 from mepipe.errors import DataError
 from mepipe.flow.preview import write_previews
@@ -108,6 +109,15 @@ def test_normalised_flow_is_not_exported_as_px(folder, tmp_path):
     with pytest.raises(DataError, match="normalised"):
         export_flo(folder, tmp_path / "out")
     assert export_flo(folder, tmp_path / "out", ["samm"]) == 1
+
+
+@pytest.mark.parametrize("format", ["npz", "flo", "png"])
+def test_faces_are_not_exported_as_flow(tmp_path, format):
+    ws = Workspace(tmp_path)
+    put_faces(ws, [Sample("rafdb", "", "a")], coloured([9]))
+    with pytest.raises(DataError, match="holds faces"):
+        export(ws.faces, tmp_path / "out", format=format)
+    assert not (tmp_path / "out").exists()
 
 
 def test_flow_with_strain_can_be_exported_listed_and_looked_at(own, tmp_path):

@@ -28,7 +28,10 @@ def onset_flow(crops: np.ndarray) -> np.ndarray:
     small = [cv2.resize(c, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA) for c in crops]
     onset = small[0]
     matched = [np.clip(np.round(s + (onset.mean() - s.mean())), 0, 255).astype(np.uint8) for s in small]
-    flows = [cv2.calcOpticalFlowFarneback(onset, m, None, *FARNEBACK) for m in matched[1:]]
+    flows = [
+        cv2.calcOpticalFlowFarneback(onset, m, None, *FARNEBACK)  # type: ignore[call-overload]  # cv2's stub lacks None
+        for m in matched[1:]
+    ]
     return np.stack([np.zeros((*onset.shape, 2), np.float32), *flows])
 
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from mepipe.faces.align import SIZE, crop, matrix_from_landmarks, scale_of
+from mepipe.synth.fields import sampled
 from mepipe.synth.identity import MARGIN, SUPERSAMPLE, Camera, Identity, canvas_of, identity
 from mepipe.synth.motion import EXPRESSIONS, Expression, draw_expression, draw_time_course
 from mepipe.synth.seeds import stream
@@ -114,11 +115,13 @@ def _head_motion(rng: np.random.Generator, frames: int, drift: float) -> np.ndar
 
 def _frame(rng: np.random.Generator, face: np.ndarray, field: np.ndarray, flicker: float, noise: float) -> np.ndarray:
     at = cv2.resize(field, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    clean = cv2.remap(face, _grid() + SUPERSAMPLE * at, None, cv2.INTER_LINEAR).astype(np.float32)
+    clean = sampled(face, _grid() + SUPERSAMPLE * at, cv2.BORDER_CONSTANT).astype(np.float32)
     noisy = clean * (1 + flicker * rng.standard_normal()) + noise * rng.standard_normal(clean.shape, dtype=np.float32)
     grey = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
     data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    shown = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    assert shown is not None, "OpenCV reads what it has just written"
+    return shown
 
 
 @lru_cache(maxsize=1)

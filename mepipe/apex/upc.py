@@ -58,7 +58,7 @@ def strain(flow: np.ndarray) -> np.ndarray:
 
 def decide(curves: Sequence[np.ndarray]) -> np.ndarray | None:
     """The unimodal fit (N,) of the most unimodal of ``curves`` with its mode inside the clip; None without one."""
-    candidates = []
+    candidates: list[tuple[int, float, int, np.ndarray]] = []
     for curve in curves:
         fit = unimodal(curve)
         if not flat(curve) and 0 < int(np.argmax(fit)) < len(fit) - 1:

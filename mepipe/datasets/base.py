@@ -210,7 +210,9 @@ def from_row(row: Row, **facts: Any) -> Clip:
 
     A bad or blank apex is no problem here: it is noted and spotted later.
     """
-    frames, problem, notes = {}, "", ()
+    frames: dict[str, int | None] = {}
+    notes: tuple[str, ...] = ()
+    problem = ""
     for name in ("onset", "apex", "offset"):
         frames[name], why = _frame_or_problem(row, name)
         if name == "apex" and frames[name] is None:
@@ -218,7 +220,10 @@ def from_row(row: Row, **facts: Any) -> Clip:
             notes = (f"{NO_APEX}holds {cell!r}",) if cell else (f"{NO_APEX}is blank",)
         elif frames[name] is None:
             problem = problem or f"{row.where}: {why or row.column(name) + ' is blank'}"
-    clip = Clip(where=row.where, notes=notes, emotion=row.text("emotion"), aus=row.text("aus"), **frames, **facts)
+    clip = Clip(
+        where=row.where, notes=notes, onset=frames["onset"], apex=frames["apex"], offset=frames["offset"],
+        emotion=row.text("emotion"), aus=row.text("aus"), **facts,
+    )  # fmt: skip
     return clip.refused(problem) if problem else clip
 
 

@@ -123,7 +123,8 @@ def printable(clip: Clip) -> Clip:
     where = re.sub(r"[^ -~]+", " ", clip.where)[:200]
     texts = {"name": clip.name, "emotion": clip.emotion, "split": clip.split}
     bad = [what for what, text in texts.items() if not text.isprintable() or len(text) > LONGEST]
-    clip = replace(clip, where=where, **{what: re.sub(r"[^ -~]+", "_", texts[what])[:LONGEST] for what in bad})
+    texts |= {what: re.sub(r"[^ -~]+", "_", texts[what])[:LONGEST] for what in bad}
+    clip = replace(clip, where=where, name=texts["name"], emotion=texts["emotion"], split=texts["split"])
     if bad:
         clip = clip.refused(f"{where}: a {bad[0]} of characters that cannot be shown, or of more than {LONGEST}")
     try:

@@ -56,7 +56,8 @@ class FourDme(Corpus):
             return clip.refused(f"{clip.where}: unknown emotion {clip.emotion!r}; {known}", UNKNOWN_EMOTION)
         sets = {name: {table[w][name] for w in words} for name in ("label3", "label7")}
         agreed = {name: next(iter(found)) if len(found) == 1 else "" for name, found in sets.items()}
-        return replace(clip, emotion="+".join(dict.fromkeys(words)), **agreed)
+        emotion = "+".join(dict.fromkeys(words))
+        return replace(clip, emotion=emotion, label3=agreed["label3"], label7=agreed["label7"])
 
 
 def _by_number(folders: FrameFolders, subject: str, name: str) -> Path | None:

@@ -110,7 +110,8 @@ class YuNet:
     def detect(self, image: np.ndarray, *, subject: str = "", clip: str = "", thorough: bool = False) -> list[Face]:
         self._net.setInputSize((image.shape[1], image.shape[0]))
         _, found = self._net.detect(image)
-        return [] if found is None else [Face(tuple(map(float, f[:4])), float(f[14])) for f in found]
+        rows = [] if found is None else [[float(value) for value in row] for row in found]
+        return [Face((r[0], r[1], r[2], r[3]), r[14]) for r in rows]
 
     def version(self) -> str:
         from mepipe.workspace import hash_file

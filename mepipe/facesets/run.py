@@ -106,8 +106,7 @@ def prepare_faces(
         jobs = jobs_of(config, len(clips))
         workers = serial_team if config.executor == "serial" else process_team
         with workers(make_face, jobs, setup=start_worker, setup_args=(config, making)) as team:
-            chosen = {"crop": config.crop} if config.crop else {}
-            records = job.run([replace(c, **chosen) for c in clips if isinstance(c, FaceClip)], team)
+            records = job.run([replace(c, crop=config.crop or c.crop) for c in clips if isinstance(c, FaceClip)], team)
         about = {"settings": config.as_dict(), **asdict(making), "raw": str(raw), "finished": time.strftime("%F %T")}
         write_json(ws.faces / f"{corpus.name}.json", about)
     seconds = time.monotonic() - started
@@ -223,9 +222,11 @@ class Job:
         places = [i for i in range(len(tasks)) if i not in ready]
         coming = team([tasks[i] for i in places])
         rows: list[FaceRecord] = []
-        about = {"parameters": self.making.parameters(), "versions": self.making.context.versions}
+        parameters, versions = self.making.parameters(), self.making.context.versions
         samples = 0
-        with ShardWriter(path, engine="faces", content=self.content, **about) as writer:
+        with ShardWriter(
+            path, engine="faces", parameters=parameters, versions=versions, content=self.content
+        ) as writer:
             for i, task in enumerate(tasks):
                 while i not in ready:
                     at, outcome = next(coming)

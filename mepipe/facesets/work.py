@@ -246,10 +246,10 @@ def find(image: np.ndarray, clip: FaceClip, tools: Tools, as_is: bool) -> Found 
     as_is: the picture is a crop; it is looked at as it will be stored, and the points are taken back to the picture.
     """
     if clip.points:
-        points = np.array(clip.points)
-        low, high = points.min(0), points.max(0)
-        face = Face((*low, *(high - low)), 1.0, "of the corpus")
-        return Found(on_picture(face, image, clip, "landmark area"), points)
+        stated = np.array(clip.points)
+        low, high = stated.min(0), stated.max(0)
+        area = Face((*low, *(high - low)), 1.0, "of the corpus")
+        return Found(on_picture(area, image, clip, "landmark area"), stated)
     if clip.box:
         box = Face((clip.box[0], clip.box[1], clip.box[2], clip.box[3]), 1.0, "of the corpus")
         on_picture(box, image, clip, "box")

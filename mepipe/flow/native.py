@@ -55,7 +55,8 @@ class NativeEngine(Engine):
 def solve_pair(onset: np.ndarray, apex: np.ndarray, params: TVL1Params, initial: np.ndarray | None) -> np.ndarray:
     """(H, W) float32 grey 0..255 twice -> (2, H, W) float32 u, v."""
     ratio = 1.0 / params.scale_step
-    sizes = level_sizes(*onset.shape, params.nscales, params.scale_step)
+    height, width = onset.shape
+    sizes = level_sizes(height, width, params.nscales, params.scale_step)
     levels = _levels(tuple(sizes), 3 if params.gamma else 2)  # u, v, and with gamma the illumination term
     finest, coarsest = levels[0], levels[-1]
     finest.fill(finest.images, (onset, apex))

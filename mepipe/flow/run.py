@@ -108,8 +108,8 @@ def flow_corpora(
     summary = FlowSummary(engine.name, ws.flow)
     share = Share.parse(config.shard)
     if config.dry_run:
-        for name in names if say else ():
-            if incomplete := missing_parts(ws, name):
+        for name in names:
+            if say and (incomplete := missing_parts(ws, name)):
                 say(incomplete)
         cuts = cuts_of(ws, names, config.shard_size, share)
         summary.shards = {cut.corpus: cut.own for cut in cuts}

@@ -27,6 +27,8 @@ from mepipe.flow.torch_ops import (
 
 FLT_EPSILON = float(np.finfo(np.float32).eps)  # OpenCV: a squared gradient below this counts as none
 
+_ZERO = torch.tensor(0.0)
+
 
 @dataclass
 class Level:
@@ -73,7 +75,8 @@ class Solver:
 
     def run(self, onset: Tensor, apex: Tensor, initial: Tensor | None) -> Tensor:
         """(B, H, W) grey 0..255 -> (B, 2, H, W) flow, coarse to fine."""
-        sizes = level_sizes(*onset.shape[1:], self.params.nscales, self.params.scale_step)
+        height, width = onset.shape[1:]
+        sizes = level_sizes(height, width, self.params.nscales, self.params.scale_step)
         ratio = 1.0 / self.params.scale_step
         pyramid = [(onset, apex, initial)]
         for size in sizes[1:]:
@@ -85,7 +88,8 @@ class Solver:
         u = self._start(I0, start)
         for I0, I1, _ in reversed(pyramid):
             if u.shape[-2:] != I0.shape[-2:]:
-                u = self._upsample(u, I0.shape[-2:])
+                height, width = I0.shape[-2:]
+                u = self._upsample(u, (height, width))
             u = self._solve_level(I0, I1, u)
         return u[:, :2]
 
@@ -134,7 +138,7 @@ class Solver:
     def _iterate(self, level: Level, warped: Warped, active: Tensor) -> Tensor:
         """One primal and one dual step of the active images.  Returns the squared change of each pixel."""
         v = self._threshold(level.u, warped)
-        change: Tensor | float = 0.0
+        change = _ZERO
         for c in range(level.u.shape[1]):
             px, py = level.p[:, c, 0], level.p[:, c, 1]
             u = v[c] + self.theta * divergence(px, py)

@@ -57,7 +57,8 @@ class StripSolver(Solver):
 
     def run(self, onset: Tensor, apex: Tensor, initial: Tensor | None) -> Tensor:
         """(B, H, W) grey 0..255 -> (B, 2, H, W) flow."""
-        sizes = level_sizes(*onset.shape[1:], self.params.nscales, self.params.scale_step)
+        height, width = onset.shape[1:]
+        sizes = level_sizes(height, width, self.params.nscales, self.params.scale_step)
         if sizes[0] not in self.levels:  # images of another size: let go of the arrays for the former
             channels, scratch = (3 if self.gamma else 2), Scratch()
             self.levels = {size: self.level(self, channels, *size, scratch) for size in sizes}
@@ -66,7 +67,8 @@ class StripSolver(Solver):
         return torch.cat([run(*pair) for pair in zip(onset[:, None], apex[:, None], starts, strict=True)])
 
     def _solve_level(self, I0: Tensor, I1: Tensor, u: Tensor) -> Tensor:
-        return self.levels[tuple(I0.shape[1:])].solve(I0[0], I1, u[0])[None]
+        height, width = I0.shape[1:]
+        return self.levels[height, width].solve(I0[0], I1, u[0])[None]
 
 
 class Level:

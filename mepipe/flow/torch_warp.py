@@ -107,10 +107,12 @@ class Warp:
         """
         self.t.copy_(flow)
         rows = (self.rows, self.sources.pitch)
-        self._add_grid(*self.t.unflatten(1, rows), top)
+        x, y = self.t.unflatten(1, rows)
+        self._add_grid(x, y, top)
         torch.floor(self.t, out=self.shift)
         self.t.sub_(self.shift)
-        self._add_grid(*self.shift.unflatten(1, rows), top, sign=-1)
+        x, y = self.shift.unflatten(1, rows)
+        self._add_grid(x, y, top, sign=-1)
         shift = self._pixels(self.shift)
         return [int(v) for v in shift.amin((1, 2))], [int(v) for v in shift.amax((1, 2))]
 

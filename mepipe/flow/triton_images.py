@@ -32,7 +32,7 @@ def window_network(k: int) -> tuple[Flat, int]:
     """
     columns, rest, wire = median_program(k)
     sorts = [(e.low * k + j, e.high * k + j, True, True) for j in range(k) for e in columns]
-    return (*sorts, *(tuple(e) for e in rest)), wire
+    return (*sorts, *((e.low, e.high, e.keep_low, e.keep_high) for e in rest)), wire
 
 
 _network3, _wire3 = window_network(3)

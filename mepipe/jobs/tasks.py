@@ -92,7 +92,11 @@ class Status:
 def _told(tasks: Sequence[TaskStatus]) -> list[str]:
     lines = []
     for t in tasks[:SHOWN]:
-        facts = [t.slurm and f"job {t.slurm}", t.node and f"on {t.node}", t.attempts > 1 and f"attempt {t.attempts}"]
+        facts = [
+            f"job {t.slurm}" if t.slurm else "",
+            f"on {t.node}" if t.node else "",
+            f"attempt {t.attempts}" if t.attempts > 1 else "",
+        ]
         about = ", ".join(filter(None, facts))
         more = f"  {t.reason}" if t.reason else ""
         log = f"  {t.log}" if t.state == FAILED and t.log.is_file() else ""

@@ -56,6 +56,10 @@ def _mark(command: str, arguments: Sequence[str], settings: dict[str, Any], task
     return digest([command, list(arguments), decisive, tasks, *inputs])
 
 
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path else path
+
+
 def _prepare(ws: Workspace, arguments: Sequence[str], config: PrepareConfig, cluster: ClusterConfig) -> Work:
     from mepipe.clipwork import Context
     from mepipe.datasets import get_corpus
@@ -75,8 +79,8 @@ def _prepare(ws: Workspace, arguments: Sequence[str], config: PrepareConfig, clu
     clips = corpus.clips(raw, sheet=config.sheet, corrections=config.corrections)
     distinct = len({(c.subject, c.name) for c in clips})
     tasks = min(cluster.tasks or min(TASKS, -(-distinct // CLIPS)), max(distinct, 1))
-    files = {name: getattr(config, name) for name in ("sheet", "landmarks", "detector_file")}
-    config = replace(config, **{name: path and str(Path(path).absolute()) for name, path in files.items()})
+    sheet, landmarks, detector_file = map(_absolute, (config.sheet, config.landmarks, config.detector_file))
+    config = replace(config, sheet=sheet, landmarks=landmarks, detector_file=detector_file)
     settings = _settings(config, jobs=cluster.cpus_per_task)
     mark, folder = part_mark(clips, config, context), ws.prepared(corpus.name)
 

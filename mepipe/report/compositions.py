@@ -89,7 +89,7 @@ def _bars(
         ax.text(p + 0.02, i, f"{p:.2f}", va="center", fontsize=13, color=LIGHT.ink)
     ax.set(xlim=(0, 1), ylim=(len(classes) - 0.4, -0.6), xticks=[0, 0.5, 1])
     ax.set_yticks(range(len(classes)), [plain(c) for c in classes])
-    ax.get_yticklabels()[best].set_weight("bold")
+    ax.get_yticklabels()[best].set_fontweight("bold")
     ax.tick_params(length=0, labelsize=13, colors=LIGHT.ink)
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.set_title("probability", fontsize=13, color=LIGHT.faint, loc="left")

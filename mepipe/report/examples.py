@@ -94,7 +94,7 @@ def _load(ws: Workspace, row: Prediction, shards: Shards, at: int | None) -> Exa
     if at is None:
         return Example(row, None, None, None, None, ("no flow: the clip is not in the shards any more",))
     sample, notes, flow = shards.samples[at], [], None
-    if shards.content.normalised:
+    if shards.flow_content.normalised:
         return Example(row, sample, None, None, None, ("no pictures: the arrays were imported, normalised",))
     try:
         flow = shards.flow(at)

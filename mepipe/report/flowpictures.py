@@ -113,7 +113,7 @@ def flow_legend(limit: float | None = None, theme: Theme = ANY, size: int = 300)
     ax = bare(axes(fig, 0, 0, size, size))
     ax.imshow(wheel(size), extent=(margin, size - margin, size - margin, margin), zorder=0)
     ax.set(xlim=(0, size), ylim=(size, 0))
-    style = {"color": theme.ink, "fontsize": size * 0.085, "ha": "center", "va": "center"}
+    style: dict[str, Any] = {"color": theme.ink, "fontsize": size * 0.085, "ha": "center", "va": "center"}
     middle, edge = size / 2, margin * 0.5
     names = ("right", "down", "left", "up")
     words = names if limit is None else (f"u +{px(limit)}", f"v +{px(limit)}", f"u −{px(limit)}", f"v −{px(limit)}")
@@ -172,7 +172,8 @@ def draw_arrows(ax: Axes, strip: Axes, onset: np.ndarray, flow: np.ndarray, limi
     factor = magnification(limit)
     w, h, text = _strip(strip, theme)
     per_pixel = w / flow.shape[2]  # picture pixels per crop pixel
-    style = {"angles": "xy", "scale_units": "xy", "units": "dots", "color": ARROW, "headwidth": 3.6, "headlength": 4.2}
+    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "units": "dots"}
+    style |= {"color": ARROW, "headwidth": 3.6, "headlength": 4.2}
     thick = max(1.2, 1.6 * per_pixel)
     ax.quiver(x[loud], y[loud], u[loud], v[loud], scale=1 / factor, width=thick, **style)
     key = nice(limit)

@@ -147,7 +147,7 @@ class Packer:
         if self.shards is None or at is None:
             notes.append(self.problem or "no flow: the clip is not in the shards")
             return None
-        if self.shards.content.normalised:
+        if self.shards.flow_content.normalised:
             notes.append("no flow pictures: the arrays were imported, normalised, and are not px")
             return None
         with _noted(notes, "no flow"):

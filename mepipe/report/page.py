@@ -90,7 +90,7 @@ def numbers(data: RunData) -> dict[str, Any]:
         "complete": data.complete,
         "meaning": MEANING,
         "summary": tables.summary(run, data.rows),
-        "protocol": tables.PROTOCOL[settings.protocol],
+        "protocol": tables.PROTOCOL[settings.protocol or "loso"],
         "selection": tables.selection_words(settings, data.facts),
         "constant": {"answer": answer, "UF1": constant.uf1, "UAR": constant.uar, "ACC": constant.acc},
         "intervals": data.scores["interval"],

@@ -65,7 +65,7 @@ class Content:
         """
         channels = tuple(json.loads(found["channels"])) if "channels" in found else PX.channels
         span = tuple(json.loads(found["span"])) if "span" in found else None
-        content = cls(channels, bool(found.get("normalised", False)), span)  # type: ignore[arg-type]  # checked below
+        content = cls(channels, bool(found.get("normalised", False)), span)  # their types are checked below
         usual = content in CONTENTS_PX or len(channels) == len(PX.channels)
         plain = all(isinstance(c, str) for c in channels) and all(isinstance(v, int | float) for v in span or ())
         if not usual or not plain or (span is not None and len(span) != 2):
@@ -151,6 +151,13 @@ def _are_class_sets(sets: Any) -> bool:
 
 AnyContent = Content | Faces
 CONTENTS: dict[str, type[Content] | type[Faces]] = {FLOW_FORMAT: Content, FACES_FORMAT: Faces}
+
+
+def flow_content(path: Path, content: AnyContent) -> Content:
+    """``content`` of the shard at ``path``, which is to be one of flow. Raises DataError for faces."""
+    if isinstance(content, Faces):
+        raise DataError(f"{path} holds faces ({content}), not flow", do="keep them in a folder of their own")
+    return content
 
 
 def maker(path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mepipe.errors import DataError
+from mepipe.shards.content import flow_content
 from mepipe.shards.read import Shards, open_shards
 from mepipe.shards.sample import NUMBERS, TEXTS, PathLike
 from mepipe.workspace import make_folder, safe_name, write_bytes, write_text
@@ -89,8 +90,9 @@ def _picture(flow: np.ndarray, limit: float) -> bytes:
 def _in_px(source: PathLike, corpora: Sequence[str]) -> Shards:
     shards = open_shards(source, list(corpora) or None, channels=3)  # neither format has a place for the strain
     for file in shards.files:
-        if file.content.normalised:
-            what = f"{file.path} holds normalised values ({file.content}), not px"
+        content = flow_content(file.path, file.content)
+        if content.normalised:
+            what = f"{file.path} holds normalised values ({content}), not px"
             raise DataError(what, do="name other corpora, or use --format npz")
     return shards
 

@@ -28,7 +28,7 @@ class ShardFile:
     Raises DataError, naming the file, for anything that is not a complete shard of this version.
     """
 
-    def __init__(self, path: PathLike, header: Header | None = None) -> None:
+    def __init__(self, path: PathLike, header: Header | DataError | None = None) -> None:
         self.path = Path(path)
         header = headers_apart([self.path])[0] if header is None else header
         if isinstance(header, DataError):
@@ -112,7 +112,8 @@ class ShardFile:
     def _read(self, layout: Layout, index: int, out: np.ndarray, skip: int = 0) -> None:
         """Fill ``out`` with the stored bytes of sample ``index``, from their beginning or ``skip`` bytes after it."""
         with _reading(self.path):
-            got = os.preadv(self._opened().fileno(), [out], layout.offsets[index] + skip)
+            at = layout.offsets[index] + skip
+            got = os.preadv(self._opened().fileno(), [out], at)  # type: ignore[list-item]  # numpy's stub: not before 3.12
         if got != out.nbytes:
             raise DataError(f"{self.path}: it ends inside sample {index}", do=again(self.path))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mepipe.errors import DataError
 from mepipe.shards.apart import headers_apart
-from mepipe.shards.content import AnyContent, maker
+from mepipe.shards.content import AnyContent, Content, flow_content, maker
 from mepipe.shards.file import ShardFile
 from mepipe.shards.sample import PathLike, Sample
 from mepipe.workspace import hash_file
@@ -91,6 +91,11 @@ class Shards(Sequence[tuple[np.ndarray, Sample]]):
                     do="keep them in workspaces of their own (-w), or name corpora of one kind",
                 )
         return first.content.first(self._channels)
+
+    @property
+    def flow_content(self) -> Content:
+        """``content`` of samples that are to be flow. Raises DataError for faces, and as ``content`` does."""
+        return flow_content(self.files[0].path, self.content)
 
     def _common(self, name: str) -> Any:
         """What all files have in common. Raises DataError where they differ."""

@@ -137,8 +137,9 @@ class ShardWriter:
 
     def _stored_beside(self, sample: Sample, name: str, values: np.ndarray | None) -> np.ndarray:
         shape = self._content.beside[name]
-        if values is None or np.shape(values) != shape:
-            raise DataError(f"{sample}: {name} is {np.shape(values)}", do=f"give floats of shape {shape}")
+        found = () if values is None else np.shape(values)
+        if values is None or found != shape:
+            raise DataError(f"{sample}: {name} is {found}", do=f"give floats of shape {shape}")
         return np.ascontiguousarray(values, dtype="<f4")
 
     def __exit__(
@@ -248,8 +249,15 @@ def write_shard(
     DataError
         More or fewer flows than samples; otherwise as ``ShardWriter``.
     """
-    options = {"engine": engine, "parameters": parameters, "versions": versions}
-    with ShardWriter(path, **options, dtype=dtype, compression=compression, content=content) as shard:
+    with ShardWriter(
+        path,
+        engine=engine,
+        parameters=parameters,
+        versions=versions,
+        dtype=dtype,
+        compression=compression,
+        content=content,
+    ) as shard:
         remaining = iter(flows)
         for i, sample in enumerate(samples):
             flow = next(remaining, None)

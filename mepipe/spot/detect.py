@@ -147,7 +147,8 @@ def strength(bumps: np.ndarray, noise: np.ndarray) -> np.ndarray:
 def candidates(signals: Signals, fps: float, config: SpotConfig) -> list[Candidate]:
     """Peaks of the score above the threshold, the highest first, none within reach of a higher one."""
     lag = lag_of(fps, config)
-    free, found = signals.score.copy(), []
+    free = signals.score.copy()
+    found: list[Candidate] = []
     while len(free) and (top := int(np.argmax(free))) and free[top] > config.threshold:
         one = interval(signals, top, fps, config)
         # the flanks of what was found, where its own echo is weak enough to stand out: no event

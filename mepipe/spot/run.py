@@ -207,7 +207,8 @@ class _Collector:
         self._held.append(tracked)
         if len(self._held) == self._begin + self._core + self._margin:
             self._work(self._begin + self._core)
-            self._tracker.renew(np.mean([t.crop for t in self._held[self._begin :]], 0, dtype=np.float32))
+            crops = np.stack([t.crop for t in self._held[self._begin :]])
+            self._tracker.renew(crops.mean(0, dtype=np.float32))
             drop = len(self._held) - 2 * self._margin
             del self._held[:drop]
             self._begin = self._margin
@@ -234,10 +235,10 @@ class _Collector:
         self._curves.append((numbers, *(k[part].astype(np.float32) for k in keep)))
 
     def _spotted(self, c: Candidate) -> Spotted:
-        numbers = [self._held[i].number for i in (c.onset, c.apex, c.offset)]
+        onset, apex, offset = (self._held[i].number for i in (c.onset, c.apex, c.offset))
         shown = (c.onset, c.apex) if c.verdict == MICRO else ()
         pictures = tuple(np.clip(self._held[i].crop, 0, 255).astype(np.uint8) for i in shown)
-        return Spotted(*numbers, round(c.score, 1), c.verdict, c.part, pictures)
+        return Spotted(onset, apex, offset, round(c.score, 1), c.verdict, c.part, pictures)
 
     def spotting(self, video: str, source: Source, fps: float, count: int, stride: int, took: float) -> Spotting:
         found = sorted(self._found, key=lambda s: s.apex)

@@ -6,6 +6,7 @@ forward field d with d(x) = -b(x + d(x)).  Bumps here state the forward motion; 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -55,6 +56,18 @@ def grid(width: int, height: int) -> np.ndarray:
     return np.stack([x, y], -1)
 
 
+def sampled(image: np.ndarray, where: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+    """``image`` (H, W[, C]) at the positions ``where`` (h, w, 2) float32, bilinearly. border: OpenCV's, beyond it."""
+    linear = cv2.INTER_LINEAR
+    return cv2.remap(image, where, None, linear, borderMode=border)  # type: ignore[call-overload]  # cv2's stub lacks None
+
+
+def weighted_sum(parts: Iterable[tuple[float, np.ndarray]]) -> np.ndarray:
+    """The sum of float32 arrays, each times its weight; of one at least."""
+    weighted = [np.float32(weight) * array for weight, array in parts]
+    return sum(weighted, start=np.zeros_like(weighted[0]))
+
+
 def forward_of(backward: np.ndarray) -> np.ndarray:
     """The forward field d of a backward field b, both (H, W, 2) float32 px: d(x) = -b(x + d(x)).
 
@@ -65,7 +78,7 @@ def forward_of(backward: np.ndarray) -> np.ndarray:
     here = grid(width, height)
     forward = -backward
     for _ in range(8):
-        forward = -cv2.remap(backward, here + forward, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        forward = -sampled(backward, here + forward)
     return forward
 
 

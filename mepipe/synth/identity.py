@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mepipe.synth import photo
-from mepipe.synth.fields import Bumps, points_before
+from mepipe.synth.fields import Bumps, points_before, sampled, weighted_sum
 from mepipe.synth.seeds import stream
 
 SUPERSAMPLE = 2  # canvas px per frame px: bilinear look-up then loses under 2 % of the finest texture drawn
@@ -184,7 +184,7 @@ def _picture_positions(who: Identity) -> np.ndarray:
     rest = origin + x * (right - origin) + y * (down - origin)
     lattice = np.arange(512, dtype=np.float32)
     moved = who.shape.on_grid(lattice, lattice)
-    where = rest - cv2.remap(moved, rest, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    where = rest - sampled(moved, rest)
     left, right = photo.WALL
     where[..., 0] = right - np.abs(right - (left + np.abs(where[..., 0] - left)))
     return where
@@ -200,7 +200,7 @@ def _enlarged() -> np.ndarray:
 def _sample(image: np.ndarray, where: np.ndarray, enlarged: int) -> np.ndarray:
     """``image``, ``enlarged`` times the picture's size, at picture positions; mirrored beyond its border."""
     centred = (where + 0.5) * enlarged - 0.5  # pixel centres of the picture on the grid of the enlarged one
-    return cv2.remap(image, centred.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return sampled(image, centred.astype(np.float32), cv2.BORDER_REFLECT_101)
 
 
 def _recolour(rng: np.random.Generator, image: np.ndarray, where: np.ndarray) -> None:
@@ -235,7 +235,7 @@ def _roughen(rng: np.random.Generator, image: np.ndarray, where: np.ndarray) -> 
     small = (width // SUPERSAMPLE, height // SUPERSAMPLE)
     fine = rng.standard_normal((small[1], small[0]), dtype=np.float32)
     # blurs of 1 and 3 frame px, each scaled back to unit variance (2 sqrt(pi) sigma)
-    texture = sum(w * 3.545 * s * cv2.GaussianBlur(fine, (0, 0), s) for w, s in ((0.8, 1.0), (0.6, 3.0)))
+    texture = weighted_sum((w * 3.545 * s, cv2.GaussianBlur(fine, (0, 0), s)) for w, s in ((0.8, 1.0), (0.6, 3.0)))
     texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_CUBIC)
     strength = rng.uniform(0.015, 0.03)  # of the local brightness
     person = 1 - _sample(photo.regions().wall, where, 1)

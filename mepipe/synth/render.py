@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mepipe.synth.corpora.base import ClipPlan
-from mepipe.synth.fields import forward_of, grid, lattice
+from mepipe.synth.fields import forward_of, grid, lattice, sampled, weighted_sum
 from mepipe.synth.identity import MARGIN, SUPERSAMPLE, Camera, Identity, canvas_of, identity
 from mepipe.synth.motion import AMPLITUDE, draw_drift, draw_expression, draw_time_course
 from mepipe.synth.seeds import stream
@@ -82,7 +82,7 @@ class SyntheticClip:
     def sensor(self, number: int) -> np.ndarray:
         """Frame ``number`` as the camera stores it: uint8, (H, W, 3) BGR, or (H, W) from a grey camera."""
         positions = cv2.scaleAdd(self._backward(number), SUPERSAMPLE, canvas_grid(self._camera.size))
-        clean = cv2.remap(canvas_of(self._who), positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        clean = sampled(canvas_of(self._who), positions)
         rng = stream(*self._key, "frame", number)
         light = 1 + FLICKER * rng.standard_normal()
         sigma = self._noise / _NOISE_UNIT
@@ -100,7 +100,7 @@ class SyntheticClip:
     def _backward(self, number: int) -> np.ndarray:
         """Where each pixel of frame ``number`` looks, as an offset from itself; (H, W, 2) float32 px."""
         weights = (self._course(number), *self._drift(number))
-        coarse = sum(np.float32(weight) * field for weight, field in zip(weights, self._fields, strict=True))
+        coarse = weighted_sum(zip(weights, self._fields, strict=True))
         return cv2.resize(coarse, self._camera.size, interpolation=cv2.INTER_LINEAR)
 
     @cached_property

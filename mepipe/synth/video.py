@@ -26,7 +26,7 @@ import numpy as np
 from mepipe.errors import MepipeError, UsageError
 from mepipe.progress import Progress
 from mepipe.settings import cores
-from mepipe.synth.fields import LATTICE, Bumps, lattice
+from mepipe.synth.fields import LATTICE, Bumps, lattice, sampled, weighted_sum
 from mepipe.synth.identity import SUPERSAMPLE, Camera, canvas_of, identity
 from mepipe.synth.motion import EXPRESSIONS, TimeCourse, draw_expression
 from mepipe.synth.photo import photograph
@@ -89,7 +89,7 @@ class LongVideo:
     @property
     def events(self) -> list[Event]:
         """All events, by their onset."""
-        everything = [e for e, *_ in (*self._micros, *self._blinks, *self._sways)]
+        everything = [*(m[0] for m in self._micros), *(b[0] for b in self._blinks), *(s[0] for s in self._sways)]
         return sorted(everything, key=lambda e: e.onset)
 
     # --- what happens when ---
@@ -141,7 +141,7 @@ class LongVideo:
         here = cv2.resize(self._backward(number), self.camera.size, interpolation=cv2.INTER_LINEAR)
         positions = cv2.scaleAdd(here, SUPERSAMPLE, canvas_grid(self.camera.size))
         self._close_eyes(positions, number)
-        clean = cv2.remap(canvas_of(self._who), positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        clean = sampled(canvas_of(self._who), positions)
         rng = stream(self.seed, "video", "frame", number)
         light, sigma = 1 + FLICKER * rng.standard_normal(), self._noise / 20.0
         noise = cut(noise_bank(clean.shape), clean.shape, rng)
@@ -166,16 +166,14 @@ class LongVideo:
 
         The head's motion comes first; what the face does moves with the head.
         """
-        head = sum(np.float32(w) * f for w, f in zip(self.head(number), self._head_fields, strict=True))
+        head = weighted_sum(zip(self.head(number), self._head_fields, strict=True))
         face = [(course(number), self._field(i)) for i, (e, _, course) in enumerate(self._micros)
                 if e.onset < number < e.offset]  # fmt: skip
         face += [(pull * _bump(times, number), self._tug) for _, times, _, pull in self._blinks
                  if times[0] < number < times[3]]  # fmt: skip
         if not face:
             return head
-        moved = sum(np.float32(weight) * field for weight, field in face)
-        at = self._lattice_grid + head / LATTICE
-        return head + cv2.remap(moved, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return head + sampled(weighted_sum(face), self._lattice_grid + head / LATTICE)
 
     @cached_property
     def _lattice_grid(self) -> np.ndarray:
