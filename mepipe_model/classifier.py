@@ -144,14 +144,14 @@ def flow_like(run: Run, crops: Mapping[int, np.ndarray], onset: int, apex: int) 
     """Flow (3, 224, 224) in px from frame ``onset`` to ``apex`` of ``crops``, made as that of the run's own shards."""
     recorded = dict(run.config["data"].get("flow", {}).get("parameters", {}))
     average = recorded.pop("average", 0)
-    images = [grey(crops[number])[None] for number in (onset, apex)]
+    first, second = (grey(crops[number])[None] for number in (onset, apex))
     if average:
         reach = reach_of(onset, apex, average)
-        near = [[grey(crops[n]) for n in sorted(crops) if abs(n - number) <= reach] for number in (onset, apex)]
-        images = [average_frames(np.stack(frames))[None] for frames in near]
+        near = ([grey(crops[n]) for n in sorted(crops) if abs(n - number) <= reach] for number in (onset, apex))
+        first, second = (average_frames(np.stack(frames))[None] for frames in near)
     try:
         params = TVL1Params(**recorded)
     except (TypeError, UsageError) as e:
         raise DataError(f"{run.folder / 'config.json'}: flow cannot be made with {recorded} ({e})") from e
     engine, _ = resolve_engine("auto")
-    return engine.flow(*images, params)[0]
+    return engine.flow(first, second, params)[0]

@@ -195,8 +195,8 @@ def table_of(runs: Mapping[str, Sequence[Run]], failed: Mapping[str, str]) -> Ta
         notes += [f"{model}: {note}" for m in metrics[:1] for note in m["warnings"]]
         against = None
         if model != first:
-            predictions = (run.predictions() for run in (own[0], of_first[0]))
-            against = compare(*predictions, of_first[0].classes).differences["UF1"]
+            ours, theirs = own[0], of_first[0]
+            against = compare(ours.predictions(), theirs.predictions(), theirs.classes).differences["UF1"]
         entries.append(Entry(model, model_info(model).params, tuple(own), metrics, against))
     one, m = of_first[0], entries[0].metrics[0]
     data = one.config["data"]

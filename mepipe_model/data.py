@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mepipe.errors import DataError, UsageError
-from mepipe.shards import Sample, Shards, open_shards
+from mepipe.shards import Content, Sample, Shards, open_shards
 from mepipe_model.feeding import ahead, uploaded
 
 CLASSES: dict[int, tuple[str, ...]] = {
@@ -37,6 +37,7 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
     decides which clips belong and their labels (3 classes); its clips that are not there are in ``missing``.
     Samples without a label in the set of ``classes`` (3, 5 or 7) are left out, see ``unlabelled``.  Files are
     opened in each worker.  ``transform`` is applied to the flow tensor.
+    Raises DataError for shards of faces.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class FlowDataset(Dataset[tuple[Tensor, int]]):
             raise UsageError(f"--classes {classes}", do=do)
         self.transform = transform
         self.shards: Shards = open_shards(source, corpora, channels=MODEL_CHANNELS)
-        self.content = self.shards.content
+        content = self.shards.content
+        if not isinstance(content, Content):
+            raise DataError(f"{self.shards.files[0].path} holds faces, not flow", do="name the folder of flow")
+        self.content = content
         labels = [label_of(s, classes) for s in self.shards.samples]
         self.classes = CLASSES.get(classes) or tuple(sorted({label for label in labels if label}))
         self.missing: list[str] = []

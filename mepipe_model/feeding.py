@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mepipe.errors import MepipeError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Steps between two looks at the losses.  A look waits for the GPU; on the CPU it costs nothing.
 LOOK_EVERY = {"cpu": 1, "other": 32}

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,8 +90,10 @@ class Bench:
                 size = model_info(self.config.model).shape[-1]
                 self._faces = FaceStore(self.data, self.device, size, model.wants_landmarks)
             return self._faces
-        if not isinstance(model, PreparingModel):
-            return self.store
+        return self.prepared(model) if isinstance(model, PreparingModel) else self.store
+
+    def prepared(self, model: PreparingModel) -> PreparedStore | SequenceStore:
+        """What ``model`` makes of every clip, by index."""
         if self._prepared is None and model_info(self.config.model).native == "frames":
             self._prepared = SequenceStore(self.workspace, self.data.samples, model.prepare, self.device)
         elif self._prepared is None:
@@ -162,12 +164,14 @@ class _Training:
         options = {**input_options(self.config.model, bench.data.content), **model_options(self.config)}
         self.group = group()
         model = create_model(self.config.model, num_classes=len(bench.data.classes), **options).to(bench.device)
-        self.model: Any = self.group.alike(model)
+        self.model = self.group.alike(model)
         check_start(self.model, bench.run.config["model"])
         self.inputs = bench.inputs(self.model)
-        self.network: Any = self.model.network if isinstance(self.model, PreparingModel) else self.model
+        self.network: Callable[..., Tensor] = self.model
+        if isinstance(self.model, PreparingModel):
+            self.network = self.model.network
         if self.config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
         if self.config.compile and not isinstance(self.model, FittedModel):
             self.network = compiled(self.model, self.network)
         if self.config.class_weights == "balanced":
@@ -186,7 +190,7 @@ class _Training:
 
     def _fit(self, model: FittedModel) -> None:
         """Fit at once. A fold that was killed starts again: nothing is kept of half a fit."""
-        x, target = self.inputs.batch(self.train), self._targets(self.train)
+        x, target = self.bench.prepared(model).batch(self.train), self._targets(self.train)
         model.fit(x, target)
         with torch.inference_mode():
             out = model.network(x)
@@ -278,10 +282,9 @@ class _Training:
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         """A scaled batch of flow, shifted and with noise, or of faces, some with a rectangle erased."""
-        if isinstance(batch, Looked):
-            return batch._replace(x=self._augmented(batch.x, generator))
-        how = self.config
-        return augmented(batch, how.shift or 0.0, how.noise or 0.0, generator, how.erase or 0.0)
+        how, x = self.config, batch.x if isinstance(batch, Looked) else batch
+        x = augmented(x, how.shift or 0.0, how.noise or 0.0, generator, how.erase or 0.0)
+        return batch._replace(x=x) if isinstance(batch, Looked) else x
 
     def _forward(self, batch: Batch) -> Tensor:
         """Raw outputs of a scaled batch."""
@@ -317,8 +320,8 @@ class _Training:
             return {"inner_UF1": round(score, 4)}
         if self.config.select == "oracle":
             logits = self._logits(self.fold.test)
-            true = torch.tensor([self.bench.data.targets[i] for i in self.fold.test])
-            score = float((self.model.head.decide(logits) == true).float().mean())
+            target = torch.tensor([self.bench.data.targets[i] for i in self.fold.test])
+            score = float((self.model.head.decide(logits) == target).float().mean())
             self.best.offer(epoch, score, logits)
             return {"oracle_leaky_accuracy": round(score, 4)}
         return {}
@@ -400,7 +403,7 @@ class _Training:
 
 def make_optimizer(model: FlowModel, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, or Adam as older recipes have it; the rate is set at every step."""
-    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     assert config.optimizer is not None, "the settings must be resolved"
     assert config.weight_decay is not None
     # fused: one pass over all parameters instead of some ten small operations for each

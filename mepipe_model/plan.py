@@ -96,7 +96,7 @@ def make_plan(ws: Workspace, config: TrainConfig, *, elsewhere: str | None = Non
         parts=named_parts(samples, folds),
         device=device,
         fingerprint=fingerprint,
-        flow=flow_facts(data.shards) if kind == "flow" else {},
+        flow=flow_facts(data.shards, data.content) if isinstance(data.content, Content) else {},
         faces={} if kind == "flow" else {"parameters": data.shards.parameters},
     )
 
@@ -116,9 +116,8 @@ def settled_head_motion(config: TrainConfig, content: AnyContent) -> str:
     return "remove" if in_px and config.head_motion != "keep" else "keep"
 
 
-def flow_facts(shards: Shards) -> dict[str, Any]:
+def flow_facts(shards: Shards, content: Content) -> dict[str, Any]:
     """What config.json keeps of the shards: how they were made and what their channels hold."""
-    content = shards.content
     facts = {"parameters": shards.parameters, "channels": list(content.channels), "normalised": content.normalised}
     return facts if content.span is None else {**facts, "span": list(content.span)}
 

@@ -176,8 +176,9 @@ def input_options(model: str, content: AnyContent) -> dict[str, Any]:
     """Options that tell a model which prepares its own input what the shards hold."""
     from mepipe_model.models import model_info
 
-    px = isinstance(content, Content) and model_info(model).flow == "px"
-    return {"third": content.channels[2]} if px else {}
+    if isinstance(content, Content) and model_info(model).flow == "px":
+        return {"third": content.channels[2]}
+    return {}
 
 
 def model_options(config: TrainConfig) -> dict[str, Any]:

@@ -55,8 +55,12 @@ class Classified:
         out += [f"  {s.scored}"] if s.scored else []
         return out + [f"  {kind:11} {path}" for kind, path in zip(("table", "json", "page"), self.files, strict=False)]
 
+    def answer(self, i: int) -> Answer | None:
+        """Of interval ``i``; None without a run, and where it has none."""
+        return self.answers[i] if self.answers else None
+
     def _said(self, i: int) -> str:
-        answer = self.answers[i] if self.answers else None
+        answer = self.answer(i)
         return f"  {answer.prediction} {answer.probabilities[answer.prediction]:.0%}" if answer else ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,7 +69,7 @@ class Classified:
             "video": s.video, "reader": s.reader, "fps": s.fps, "frames": s.frames, "stride": s.stride,
             "seconds_of_work": s.took, "settings": s.config.as_dict(), "run": self.run or None,
             "intervals": [
-                {**_facts(one, s.fps), **({"answer": self.answers[i].as_dict()} if self._has(i) else {})}
+                {**_facts(one, s.fps), **({"answer": answer.as_dict()} if (answer := self.answer(i)) else {})}
                 for i, one in enumerate(s.intervals)
             ],
             "suppressed": [_facts(one, s.fps) for one in s.suppressed],
@@ -73,9 +77,6 @@ class Classified:
             "warnings": [*s.warnings, *(f"interval at {onset} not classified: {why}" for onset, why in self.refused)],
             "score": s.scored.as_dict() if s.scored else None,
         }  # fmt: skip
-
-    def _has(self, i: int) -> bool:
-        return bool(self.answers) and self.answers[i] is not None
 
 
 def spot_video(
@@ -171,7 +172,7 @@ def intervals_csv(result: Classified) -> str:
     extra = ["prediction", *chances] if result.run else []
     table.writerow(["video", "onset", "apex", "offset", "fps", "onset_s", "duration_s", "score", "part", *extra])
     for i, one in enumerate(s.intervals):
-        answer = result.answers[i] if result.answers else None
+        answer = result.answer(i)
         said = [answer.prediction, *(f"{answer.probabilities[c]:.6f}" for c in result.classes)] if answer else []
         seconds = (f"{one.onset / s.fps:.3f}", f"{(one.offset - one.onset) / s.fps:.3f}")
         row = [Path(s.video).name, one.onset, one.apex, one.offset, f"{s.fps:g}", *seconds, one.score, one.part, *said]

@@ -13,13 +13,15 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mepipe_model.queueing import Failure, Slot
+
+Model = TypeVar("Model", bound=nn.Module)
 
 LOOPBACK = "127.0.0.1"  # one fold is trained on one node
 BUCKET = 32 << 20  # bytes of gradients that are summed at once: large enough for the wires, small beside a model
@@ -78,7 +80,7 @@ class Group:
         dist.all_reduce(has, op=dist.ReduceOp.MAX)
         return [p for p, yes in zip(wanting, has.tolist(), strict=True) if yes]
 
-    def alike(self, model: nn.Module) -> nn.Module:
+    def alike(self, model: Model) -> Model:
         """``model`` with the weights of the first process; on CUDA batch norms see the whole batch."""
         if self.size == 1:
             return model

@@ -5,9 +5,11 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
+from tinyfaces import coloured, put_faces
 
 from mepipe.errors import DataError, UsageError
 from mepipe.shards import PX, PX_STRAIN, Sample, open_shards, write_shard
+from mepipe.workspace import Workspace
 from mepipe_model.data import (
     FlowDataset,
     FlowStore,
@@ -52,6 +54,12 @@ def test_an_unknown_label_names_the_clip(folder):
         FlowDataset(folder)
     with pytest.raises(UsageError, match="valid: 3"):
         FlowDataset(folder, classes=4)
+
+
+def test_shards_of_faces_are_not_read_as_flow(tmp_path):
+    path = put_faces(Workspace(tmp_path), [Sample("casme2", "sub01", "c", label3="negative")], coloured([0]))
+    with pytest.raises(DataError, match="holds faces, not flow"):
+        FlowDataset(path.parent)
 
 
 def test_a_stored_strain_does_not_reach_the_models_and_may_lie_beside_flow_without(folder):

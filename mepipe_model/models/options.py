@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from mepipe.errors import UsageError
 
-T = TypeVar("T")
 # ops.scan's: that module imports torch, which listing models must not
 SCAN_BACKENDS = ("auto", "fused", "loop", "recompute", "doubling", "numba", "triton", "mamba_ssm")
 STARTS = ("init_checkpoint", "landmark_checkpoint")  # options that name a file to start from
@@ -21,13 +20,25 @@ def option(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+class Options(Protocol):
+    """A model's options: a dataclass of ``option`` fields."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def check(self) -> None:
+        """What concerns several options at once; raises ValueError."""
+
+
+T = TypeVar("T", bound=Options)
+
+
 def resolve(config: type[T], model: str, preset: dict[str, Any], options: dict[str, Any]) -> T:
     """``config`` from its defaults, overridden by the preset, overridden by the user's options.
 
     Calls ``config.check()`` for what concerns several options at once.
     Raises UsageError naming the model, the option and the valid choices.
     """
-    checks = {f.name: f.metadata["check"] for f in fields(config)}  # type: ignore[arg-type]
+    checks = {f.name: f.metadata["check"] for f in fields(config)}
     values: dict[str, Any] = {}
     for key, value in {**preset, **options}.items():
         if key not in checks:
@@ -38,7 +49,7 @@ def resolve(config: type[T], model: str, preset: dict[str, Any], options: dict[s
             raise UsageError(f"model {model}: option {key}={value!r} {error}") from None
     made = config(**values)
     try:
-        made.check()  # type: ignore[attr-defined]
+        made.check()
     except ValueError as error:
         raise UsageError(f"model {model}: {error}") from None
     return made

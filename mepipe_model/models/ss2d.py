@@ -32,6 +32,10 @@ class PathWeights(ScanWeights):
         self.make(channels, rank, d_state)
         self.init_mamba()
 
+    def forward(self, u: Tensor, backend: str) -> Tensor:
+        """The scan of tokens u (B, L, E) in the path's order: (B, L, E)."""
+        return selective_scan(u, *self.scan_inputs(u), backend)
+
 
 class SS2D(nn.Module):
     """Map (B, H, W, D) -> (B, H, W, D).
@@ -64,8 +68,5 @@ class SS2D(nn.Module):
         """Tokens x (B, H*W, E) along the four paths, added in token order: (B, H*W, E)."""
         order, inverse = path_orders(PATHS, height, width, x.device)
         read = ReadAlong.apply(x, order, inverse).unbind(1)
-        along = (
-            selective_scan(u, *weights.scan_inputs(u), self.backend)
-            for u, weights in zip(read, self.paths, strict=True)
-        )
-        return PutBack.apply(self.between(torch.stack([*along], 1)), order, inverse)
+        along = [path(u, self.backend) for u, path in zip(read, self.paths, strict=True)]
+        return PutBack.apply(self.between(torch.stack(along, 1)), order, inverse)

@@ -74,7 +74,7 @@ def _exp2_by_type(z: Any) -> Callable[[Any], Any]:
         k = np.rint(z)
         r = z - k
         p = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
-        return p * _power_of_two(np.int32(k))
+        return p * _power_of_two(np.int32(k))  # type: ignore[call-arg]  # numba passes context itself
 
     return single if z == types.float32 else double
 
@@ -234,10 +234,10 @@ def scan_numba(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        arrays = _arrays(inputs)
-        y, A = np.empty(arrays[0].shape, arrays[0].dtype), arrays[2]
+        u, dt, A, B, C, D, bias = _arrays(inputs)
+        y = np.empty(u.shape, u.dtype)
         kept = np.empty((len(y), max(y.shape[1] - 1, 0) // CHUNK, *A.shape), y.dtype)
-        _in_parts(lambda part, first, last: _forward(first, last, *arrays, y, kept), len(y))
+        _in_parts(lambda part, first, last: _forward(first, last, u, dt, A, B, C, D, bias, y, kept), len(y))
         ctx.save_for_backward(*inputs, torch.from_numpy(kept))
         return torch.from_numpy(y)
 

@@ -127,8 +127,9 @@ def _states(part: _Steps, before: Tensor | None) -> tuple[list[Tensor], list[Ten
     for t, (delta_t, x_t, b_t) in enumerate(zip(part.delta, part.x, part.B, strict=True)):
         torch.mul(delta_t, part.A, out=a[t]).exp_()
         torch.mul(x_t, b_t, out=h[t])
-        if t > 0 or before is not None:
-            h[t].addcmul_(a[t], h[t - 1] if t > 0 else before)
+        earlier = h[t - 1] if t > 0 else before
+        if earlier is not None:
+            h[t].addcmul_(a[t], earlier)
     return list(a), list(h)
 
 
