@@ -81,7 +81,7 @@ def test_images_that_have_nothing_in_common(pad):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_steps_and_sizes_that_do_not_fit_and_a_start_far_off(seed):
-    """The last column of a smaller level lies outside the larger one; a wrong bit there grows to 20 px by such starts."""
+    """The last column of a smaller level lies outside the larger one; a wrong bit there grows to 20 px here."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(40, 80, 2)
     onset, apex = rng.random((2, 1, height, width), dtype=np.float32)

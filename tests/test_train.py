@@ -214,7 +214,7 @@ def test_evaluate_pools_files_and_refuses_a_clip_twice(trained, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "con"])
 def test_a_run_that_can_be_no_folder_is_a_wrong_option(made, name):
-    with pytest.raises(UsageError, match="--run .* cannot be a folder name"):
+    with pytest.raises(UsageError, match=r"--run .* cannot be a folder name"):
         train(made.work, run=name)
 
 

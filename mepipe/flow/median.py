@@ -143,7 +143,8 @@ def pair_program(k: int) -> tuple[list[Exchange], list[tuple[list[Exchange], lis
     sort: on wires 0..k-1.  merges: networks on two sorted lists, the second behind the first, and the wires that then
     hold what is wanted, in order.  For k = 5 the steps are 59 min/max operations a pixel, in place of 114.
     """
-    merges, length = [], k
+    merges: list[tuple[list[Exchange], list[int]]] = []
+    length = k
     while True:
         network, order = merging_network(list(range(length)), list(range(length, 2 * length)))
         length *= 2

@@ -32,8 +32,11 @@ MARK = 3.0  # px: the least width of a bar
 class Answered(Protocol):
     """What is shown of a classifier's answer."""
 
-    prediction: str
-    probabilities: dict[str, float]
+    @property
+    def prediction(self) -> str: ...
+
+    @property
+    def probabilities(self) -> dict[str, float]: ...
 
 
 STYLE = """
