@@ -181,6 +181,7 @@ def _dual(
 def hypot(a: Tensor, b: Tensor) -> Tensor:
     """sqrt(a^2 + b^2) as the C library rounds it: the root of the float32 sum, put right by what that sum is off.
 
+    One in tens of millions lies too close to half way between two numbers for that and takes the wrong one of them.
     In float64, as the C library does it, torch's code would wait for its stack at each change of the type.
     """
     (a2, a_off), (b2, b_off) = _square(a), _square(b)
