@@ -136,9 +136,8 @@ class Level:
         self.scratch = (*scratch, memory.take(kernels.TABLE * pitch))
         packed = memory.take(4 * _with_margins(height, width))
         self.packed = packed.reshape(height + 2 * MARGIN, width + 2 * MARGIN, 4)
-        flat = memory.take(
-            3 * _with_margins(height + 1, width + 1) + 2 * LANES
-        )  # vectors may end behind the last pixel
+        # vectors may end behind the last pixel
+        flat = memory.take(3 * _with_margins(height + 1, width + 1) + 2 * LANES)
         self.sampled = flat[: -2 * LANES].reshape(3, height + 2 * MARGIN + 1, width + 2 * MARGIN + 1)
         self.samples = (flat, memory.take(8 * LANES), memory.take(4 * LANES))
         self.places = np.zeros(LANES, np.int32)
