@@ -12,7 +12,7 @@ import pytest
 import mepipe
 from mepipe.errors import DataError, MepipeError, UsageError
 from mepipe.flow import ENGINES, TVL1Params, get_engine, resolve_engine, tvl1
-from mepipe.flow.images import level_sizes
+from mepipe.flow.images import level_sizes, pad_replicate
 from mepipe.flow.median import median_program, run_on_bits, sorting_network, zero_one_columns
 
 QUICK = TVL1Params(nscales=1, warps=1, inner=2, fixed=True)
@@ -266,3 +266,11 @@ def test_the_median_network_is_right_for_every_input(k):
 def test_sorting_networks_sort(n):
     for bits in itertools.product((False, True), repeat=n):
         assert [bool(b) for b in run_on_bits(sorting_network(n), [np.array(b) for b in bits])] == sorted(bits)
+
+
+@pytest.mark.parametrize("pad", [0, 1, 16, 40])
+@pytest.mark.parametrize("shape", [(16, 19), (3, 17, 16), (2, 2, 20, 30)])
+def test_padding_repeats_the_edges(pad, shape):
+    images = np.random.default_rng(0).random(shape, dtype=np.float32)
+    widths = [(0, 0)] * (len(shape) - 2) + [(pad, pad)] * 2
+    np.testing.assert_array_equal(pad_replicate(images, pad), np.pad(images, widths, mode="edge"))

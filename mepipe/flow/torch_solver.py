@@ -27,7 +27,7 @@ from mepipe.flow.torch_ops import (
 
 FLT_EPSILON = float(np.finfo(np.float32).eps)  # OpenCV: a squared gradient below this counts as none
 
-_ZERO = torch.tensor(0.0)
+_ZERO = torch.tensor(0.0)  # to begin a sum with, on any device
 
 
 @dataclass
